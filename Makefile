@@ -1,0 +1,59 @@
+# `make` lists what there is to do. Needs Python >= 3.11, git and make; everything else is fetched into .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PROFILE ?= pocket
+BASE ?=
+PYTHON ?= python3
+UV := $(shell { uv --version >/dev/null 2>&1 && command -v uv; } || echo .uv-bootstrap/bin/uv)
+RUN = $(UV) run --no-sync
+SYNCED = .venv/.synced
+
+.PHONY: help reproduce test lint lab base publish clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket | smoke | sd15 BASE=folder-or-hub-id)
+	@$(RUN) w2w enrol '$(PROFILE)' --base '$(BASE)'
+	@$(RUN) w2w strip
+	@$(RUN) dvc repro --glob '*@$(PROFILE)'
+
+test: lint ## Check style, then run the tests
+	@$(RUN) pytest
+
+lint: $(SYNCED) ## Check code and notebooks with ruff
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+
+lab: $(SYNCED) ## Open the workbook in JupyterLab
+	@$(RUN) jupyter lab --notebook-dir . notebooks
+
+base: $(SYNCED) ## Train the pocket base model again (hours; resumes), which the repository ships ready
+	@$(RUN) w2w strip
+	@$(RUN) w2w run notebooks/00_base_model.ipynb --profile pocket
+	@$(RUN) dvc commit --force train_base
+
+publish: $(SYNCED) ## Put the outputs of the executed pocket notebooks into notebooks/
+	@$(RUN) w2w publish --profile pocket
+	@$(RUN) w2w check --profile pocket
+
+environment.yml: $(SYNCED) uv.lock ## Write the conda environment from uv.lock
+	@$(RUN) w2w environment > $@
+
+clean: ## Remove everything computed: outputs/, DVC's cache, tools' caches (not the base model, not .venv)
+	@git clean -fdXq outputs .dvc/cache .dvc/tmp .pytest_cache .ruff_cache
+
+$(SYNCED): pyproject.toml uv.lock
+	@$(UV) --version >/dev/null 2>&1 || $(MAKE) .uv-bootstrap/bin/uv
+	@$(UV) sync --frozen
+	@touch $@
+
+.uv-bootstrap/bin/uv:
+	@echo "uv is missing: installing it into .uv-bootstrap" >&2
+	@$(PYTHON) -m venv .uv-bootstrap 2>/dev/null && .uv-bootstrap/bin/python -m pip install --quiet --disable-pip-version-check uv \
+	  || { rm -rf .uv-bootstrap; $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .uv-bootstrap uv; } \
+	  || { echo "error: pip could not install uv; see https://docs.astral.sh/uv and run make again" >&2; exit 1; }

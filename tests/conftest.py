@@ -1,0 +1,113 @@
+"""A throw-away checkout: the working tree as a commit would have it, in a repository of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from ruamel.yaml import YAML
+
+from w2w_lib import paths
+
+TOY_CELL = """\
+for out in {outs}:
+    path = paths.ROOT / out.replace("${{key}}", profile).replace("${{item}}", profile)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text('{{"value": 1.0}}')
+    else:
+        path.mkdir(exist_ok=True)
+        (path / "made").write_text(profile)
+print(profile)
+"""
+
+
+@dataclass
+class Checkout:
+    """A checkout of the repository, with the commands a user would type in it."""
+
+    root: Path
+
+    def call(self, *command: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout
+        )
+        assert not check or done.returncode == 0, (
+            f"{' '.join(command)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
+        return done
+
+    @property
+    def environment(self) -> dict[str, str]:
+        # this interpreter's programs, that checkout's library
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return os.environ | {"PATH": programs, "PYTHONPATH": str(self.root), "W2W_ROOT": str(self.root)}
+
+    def reproduce(self, profile: str, timeout: float = 120) -> str:
+        self.call("w2w", "strip")
+        return self.call("dvc", "repro", "--glob", f"*@{profile}", timeout=timeout).stdout
+
+    def changed(self, profile: str) -> str:
+        self.call("w2w", "strip")
+        stages = self.call("dvc", "stage", "list", "--name-only").stdout.split()
+        return self.call("dvc", "status", *(name for name in stages if name.endswith(f"@{profile}"))).stdout
+
+    def notebook(self, stem: str) -> Path:
+        return self.root / "notebooks" / f"{stem}.ipynb"
+
+
+def copy_repository(target: Path, without: tuple[str, ...] = ()) -> Checkout:
+    """What git would commit of the working tree, committed in `target`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in listed:
+        if not name.startswith(without or "\0") and (paths.ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(paths.ROOT / name, target / name)
+    checkout = Checkout(target)
+    checkout.call("git", "init", "-q")
+    checkout.call("git", "add", "-A")
+    checkout.call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "as it stands")
+    return checkout
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Checkout:
+    """The repository as it stands."""
+    return copy_repository(tmp_path / "w2w")
+
+
+@pytest.fixture
+def toy(tmp_path) -> Checkout:
+    """The repository with its real stages, but notebooks that only write each stage's outputs."""
+    checkout = copy_repository(tmp_path / "w2w", without=("notebooks/", "data/", "dvc.lock"))
+    base = checkout.root / "data/base/pocket"
+    base.mkdir(parents=True)
+    (base / "model_index.json").write_text("{}")
+    for stage in YAML(typ="safe").load(checkout.root / "dvc.yaml")["stages"].values():
+        stage = stage.get("do", stage)
+        notebook = checkout.root / stage["cmd"].split()[2]
+        notebook.parent.mkdir(exist_ok=True)
+        outs = [
+            next(iter(out)) if isinstance(out, dict) else out
+            for out in stage["outs"] + stage.get("metrics", [])
+        ]
+        write_notebook(notebook, TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")]))
+    return checkout
+
+
+def write_notebook(path: Path, *code: str) -> None:
+    """A notebook of the workbook's form: prose, the parameters cell, code."""
+    parameters = new_code_cell('profile = "pocket"  # one of params.yaml', metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# Toy"), parameters, new_code_cell("from w2w_lib import paths")]
+    nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, code)]), path)

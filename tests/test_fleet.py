@@ -1,0 +1,153 @@
+"""The fleet against PEFT: the same adapters, alone, in company and one at a time."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_base import tiny_pipeline
+
+from w2w_lib.bank import wearing
+from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts, fingerprint
+from w2w_lib.fleet import Fleet, FleetRecipe
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.weights_dataset import WeightsDataset
+
+RECIPE = FleetRecipe(steps=5, learning_rate=1e-2, instance_batch=2, prior_batch=1)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="module", params=["paper", "release"])
+def layout(request, pipeline):
+    return AdapterLayout.of(pipeline.unet, fingerprint(pipeline), request.param, rank=1, alpha=3)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = torch.Generator().manual_seed(3)
+    return {f"person-{i}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(3)}
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(4))
+
+
+def random_theta(layout, models, seed=0):
+    return torch.randn(models, layout.dimension, generator=torch.Generator().manual_seed(seed)) * 0.2
+
+
+def peft_model(unet, layout, theta, folder):
+    layout.save_peft(theta, folder)
+    return PeftModel.from_pretrained(copy.deepcopy(unet), str(folder), is_trainable=True)
+
+
+def test_each_row_wears_its_own_adapter_as_in_peft(pipeline, layout, tmp_path):
+    theta = random_theta(layout, 3)
+    x, t = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 999])
+    text = encode_prompts(pipeline, ["a photo of sks person"] * 3)
+    before = pipeline.unet(x, t, text).sample
+    with wearing(pipeline.unet, layout, theta):
+        ours = pipeline.unet(x, t, text).sample
+    for i in range(3):
+        reference = peft_model(pipeline.unet, layout, theta[i], tmp_path / str(i))
+        expected = reference(x[i : i + 1], t[i : i + 1], text[i : i + 1]).sample
+        torch.testing.assert_close(ours[i : i + 1], expected, rtol=1e-4, atol=1e-5)
+        assert (ours[i] - before[i]).abs().max() > 1e-3
+    torch.testing.assert_close(pipeline.unet(x, t, text).sample, before, rtol=0, atol=0)
+
+
+def test_diffusers_opens_our_file(pipeline, layout, tmp_path):
+    theta = random_theta(layout, 1)
+    layout.save_diffusers(theta[0], tmp_path / "lora.safetensors")
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([300])
+    text = encode_prompts(pipeline, ["sks person"])
+    with wearing(pipeline.unet, layout, theta):
+        ours = pipeline.unet(x, t, text).sample
+    other = tiny_pipeline()
+    other.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    torch.testing.assert_close(ours, other.unet(x, t, text).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_peft_round_trip(pipeline, layout, tmp_path):
+    theta = random_theta(layout, 1)[0]
+    layout.save_peft(theta, tmp_path)
+    assert torch.equal(layout.load_peft(tmp_path), theta)
+
+
+def train_with_peft(pipeline, layout, latents, prior, identity):
+    """DreamBooth as PEFT's users write it: one model, one loop."""
+    config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
+    model = get_peft_model(copy.deepcopy(pipeline.unet), config)
+    start = layout.unflatten(layout.initial(RECIPE.seed)[None])
+    trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
+    assert trained.keys() == start.keys()
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(start[name][0])
+    optimizer = torch.optim.AdamW(trained.values(), RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
+    rng = stream(RECIPE.seed, identity)
+    texts = [encode_prompts(pipeline, [p]) for p in (INSTANCE_PROMPT, CLASS_PROMPT)]
+    for _ in range(RECIPE.steps):
+        loss = 0
+        for source, count, text, weight in (
+            (latents, RECIPE.instance_batch, texts[0], 1.0),
+            (prior, RECIPE.prior_batch, texts[1], RECIPE.prior_weight),
+        ):
+            batch = draw(rng, source, count, RECIPE.timesteps)
+            text = text.expand(count, -1, -1)
+            loss = loss + weight * denoising_loss(model, pipeline.scheduler, *batch, text).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), RECIPE.clip_norm)
+        optimizer.step()
+    return layout.flatten({n: p.detach() for n, p in trained.items()})
+
+
+def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    together, _ = fleet.train(images)
+    backwards, _ = fleet.train(dict(reversed(images.items())))
+    for i, (identity, latents) in enumerate(images.items()):
+        alone, _ = fleet.train({identity: latents})
+        sequential = train_with_peft(pipeline, layout, latents, prior, identity)
+        moved = (sequential - layout.initial(RECIPE.seed)).norm()
+        assert moved > 0.1
+        for other in (alone[0], together[i], backwards[-1 - i]):
+            assert (other - sequential).norm() < 1e-3 * moved
+
+
+def test_unknown_targets_and_rank(pipeline):
+    with pytest.raises(ValueError, match="attn9.to_k.*it has .*attn2.to_k"):
+        AdapterLayout.of(pipeline.unet, "x", ("attn9.to_k",))
+    with pytest.raises(ValueError, match="rank 0"):
+        AdapterLayout.of(pipeline.unet, "x", rank=0)
+
+
+def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    whole = WeightsDataset.create(tmp_path / "whole", layout, RECIPE.to_dict())
+    fleet.train_all(images, whole, fleet_size=2)
+    part = WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict())
+    fleet.train_all({"person-1": images["person-1"]}, part)
+    (part.folder / ".shard-person-0-1.safetensors.partial").write_bytes(b"half a shard, as kill -9 leaves it")
+    fleet.train_all(images, WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict()), fleet_size=1)
+    ids = list(images)
+    assert sorted(part.read_ids()) == sorted(whole.read_ids()) == sorted(ids)
+    torch.testing.assert_close(part.theta(ids), whole.theta(ids), rtol=1e-3, atol=1e-4)
+    whole.verify()
+    with pytest.raises(ValueError, match="person-0.*already"):
+        whole.append(["person-0"], whole.theta(["person-0"]), torch.zeros(1))
+    with pytest.raises(ValueError, match="another fine-tuning recipe"):
+        WeightsDataset.create(whole.folder, layout, RECIPE.to_dict() | {"steps": 6})
+    with pytest.raises(ValueError, match="NaN"):
+        whole.append(["new"], torch.full((1, layout.dimension), torch.nan), torch.zeros(1))
+    shard = next(whole.folder.glob("shard-*"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        whole.theta()

@@ -1,0 +1,150 @@
+"""The frozen base: any ``StableDiffusionPipeline`` folder, and how the pocket world's own is put together."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from tokenizers import Tokenizer, models, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+IDENTIFIER = "sks"  # the word that stands for the person; it means nothing to the base (Ruiz et al. 2023)
+INSTANCE_PROMPT = f"{IDENTIFIER} person"
+CLASS_PROMPT = "person"
+MAX_TOKENS = 77
+
+
+def open_base(
+    base: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> StableDiffusionPipeline:
+    """Load a base model from a folder (or a hub name), frozen, with a DDIM scheduler and no safety checker.
+
+    Raises FileNotFoundError for a path that holds no pipeline.
+    """
+    looks_local = isinstance(base, Path) or Path(base).exists() or str(base).startswith((".", "/"))
+    if looks_local and not (Path(base) / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"base model {str(base)!r}: expected a StableDiffusionPipeline folder with a model_index.json; "
+            "give such a folder or a hub name, or run `make base` to train the pocket base"
+        )
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        base, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
+    )
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        module.requires_grad_(False).eval()
+    if device == "cpu":
+        # PyTorch's fused CPU attention has a slow backward pass: 40% of a training step at this size.
+        pipeline.unet.set_attn_processor(AttnProcessor())
+        pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def fingerprint(base: str | Path | StableDiffusionPipeline) -> str:
+    """Sixteen hexadecimal digits that identify a base model: the hash of its UNet's configuration and weights."""
+    unet = base.unet if isinstance(base, StableDiffusionPipeline) else open_base(base).unet
+    digest = hashlib.sha256(json.dumps(dict(unet.config), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(unet.state_dict().items()):
+        digest.update(name.encode())
+        # In half precision, so that a base is itself whatever precision it is loaded in.
+        digest.update(tensor.detach().cpu().to(torch.float16).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def build_tokenizer(words: list[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte-pair merges make one token of each given word and of ``sks``."""
+    bos, eos = "<|startoftext|>", "<|endoftext|>"
+    clip = CLIPTokenizer()
+    byte_pairs = Tokenizer(models.BPE(unk_token=eos, end_of_word_suffix="</w>"))
+    byte_pairs.normalizer = clip.backend_tokenizer.normalizer
+    byte_pairs.pre_tokenizer = clip.backend_tokenizer.pre_tokenizer
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [","]
+    corpus = [*words, IDENTIFIER] * 10 + letters + [a + b for a in letters for b in letters]
+    trainer = trainers.BpeTrainer(
+        vocab_size=8192,
+        min_frequency=10,
+        special_tokens=[bos, eos],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    byte_pairs.train_from_iterator(corpus, trainer)
+    model = json.loads(byte_pairs.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_TOKENS)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int = 4) -> CLIPTextModel:
+    """A small, randomly initialised CLIP text transformer for this tokenizer."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+    )
+    return CLIPTextModel(config)
+
+
+def build_unet(
+    latent_channels: int, latent_size: int, channels: list[int], text_width: int
+) -> UNet2DConditionModel:
+    """A randomly initialised SD-style UNet with cross-attention at every level."""
+    levels = len(channels)
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=tuple(channels),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+@cache
+def pocket_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with v-prediction and zero terminal SNR (Lin et al. 2024)."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+    )
+
+
+def encode_images(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> torch.Tensor:
+    """Scaled latents (batch, channels, h, w) of images (batch, 3, H, W) in [-1, 1]."""
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(images.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist
+    return posterior.mode() * pipeline.vae.config.scaling_factor
+
+
+def encode_prompts(pipeline: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
+    """Text states (batch, tokens, width) of prompts, padded to the model's length."""
+    tokenizer = pipeline.tokenizer
+    ids = tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    with torch.no_grad():
+        return pipeline.text_encoder(ids.to(pipeline.text_encoder.device)).last_hidden_state

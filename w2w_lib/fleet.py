@@ -1,0 +1,115 @@
+"""Fleet fine-tuning: DreamBooth for many people at once, each with a LoRA of its own, on one frozen base."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from w2w_lib.bank import wearing
+from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.weights_dataset import WeightsDataset
+
+
+@dataclass(frozen=True)
+class FleetRecipe:
+    """DreamBooth's settings (Ruiz et al. 2023), the same for every identity."""
+
+    steps: int = 150
+    learning_rate: float = 1e-2
+    instance_batch: int = 3
+    prior_batch: int = 1
+    prior_weight: float = 1.0  # lambda of Dravid et al. 2024, eq. 2
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    timesteps: tuple[int, int] = (0, 1000)
+    seed: int = 0
+
+    def to_dict(self) -> dict:
+        return asdict(self) | {"timesteps": list(self.timesteps)}
+
+
+class Fleet:
+    """Trains adapters on one frozen base; ``train`` takes as many identities as fit in memory."""
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        layout: AdapterLayout,
+        recipe: FleetRecipe,
+        prior_latents: Float[Tensor, "images channels height width"],
+    ):
+        self.unet, self.scheduler = pipeline.unet, pipeline.scheduler
+        self.layout, self.recipe, self.prior_latents = layout, recipe, prior_latents.float().cpu()
+        self.device = pipeline.device
+        self.instance_text = encode_prompts(pipeline, [INSTANCE_PROMPT])
+        self.prior_text = encode_prompts(pipeline, [CLASS_PROMPT])
+
+    def train(
+        self,
+        latents: dict[str, Float[Tensor, "images channels height width"]],
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> tuple[Float[Tensor, "models d"], Float[Tensor, " models"]]:
+        """Fine-tune one adapter for each identity; returns theta and the mean loss of the last tenth of the steps.
+
+        Every identity has its own random stream, its own gradient clipping and, as AdamW works number by number, its
+        own optimiser state: losses are summed over the fleet, so no identity feels the others.
+        """
+        recipe, ids = self.recipe, list(latents)
+        streams = [stream(recipe.seed, i) for i in ids]
+        theta = self.layout.initial(recipe.seed).repeat(len(ids), 1).to(self.device).requires_grad_()
+        theta.grad = torch.zeros_like(theta)
+        optimizer = torch.optim.AdamW(
+            [theta], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=self.device.type == "cpu"
+        )
+        per_model = recipe.instance_batch + (recipe.prior_batch if recipe.prior_weight else 0)
+        rows = torch.arange(len(ids)).repeat_interleave(per_model)
+        is_prior = (torch.arange(per_model) >= recipe.instance_batch).repeat(len(ids))
+        text = torch.where(is_prior[:, None, None].to(self.device), self.prior_text, self.instance_text)
+        weights = torch.where(is_prior, recipe.prior_weight / max(recipe.prior_batch, 1), 1 / recipe.instance_batch)
+        weights, history = weights.to(self.device), []
+        for step in range(recipe.steps):
+            batch = self._batch([latents[i] for i in ids], streams)
+            optimizer.zero_grad()
+            with wearing(self.unet, self.layout, theta, rows):
+                losses = weights * denoising_loss(self.unet, self.scheduler, *batch, text)
+            per_identity = losses.view(len(ids), per_model).sum(1)
+            per_identity.sum().backward()
+            norm = theta.grad.norm(dim=1, keepdim=True)
+            theta.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            optimizer.step()
+            history.append(per_identity.detach())
+            if on_step:
+                on_step(step, per_identity.detach())
+        last = torch.stack(history[-max(1, recipe.steps // 10) :]).mean(0)
+        return theta.detach(), last
+
+    def _batch(self, latents: list[Tensor], streams: list[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
+        recipe, parts = self.recipe, []
+        for own, rng in zip(latents, streams, strict=True):
+            parts.append(draw(rng, own, recipe.instance_batch, recipe.timesteps))
+            if recipe.prior_weight:
+                parts.append(draw(rng, self.prior_latents, recipe.prior_batch, recipe.timesteps))
+        return tuple(torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
+
+    def train_all(
+        self,
+        latents: dict[str, Float[Tensor, "images channels height width"]],
+        dataset: WeightsDataset,
+        fleet_size: int = 32,
+    ) -> None:
+        """Fine-tune every identity that the dataset does not hold yet, ``fleet_size`` at a time."""
+        done = set(dataset.read_ids())
+        todo = [i for i in latents if i not in done]
+        with tqdm(total=len(latents), initial=len(done & set(latents)), desc="fine-tune", unit="person") as bar:
+            for start in range(0, len(todo), fleet_size):
+                ids = todo[start : start + fleet_size]
+                theta, losses = self.train({i: latents[i] for i in ids})
+                dataset.append(ids, theta, losses)
+                bar.set_postfix(loss=f"{losses.mean():.3f}")
+                bar.update(len(ids))

@@ -1,0 +1,100 @@
+"""Judges that the base model was never trained with: is it a face, and whose?
+
+The detector is MTCNN (weights inside facenet-pytorch), the embedder dlib's ResNet (weights inside
+face-recognition-models): both were trained on photographs, neither on this workbook's renders.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import dlib
+import numpy as np
+from facenet_pytorch import MTCNN
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from tqdm.auto import tqdm
+
+JUDGE_SIZE = 256  # pictures are enlarged to this before detection, as small faces are below MTCNN's pyramid
+DETECTION_THRESHOLD = 0.9
+FALLBACK_BOX = (
+    np.array([0.27, 0.25, 0.73, 0.86]) * JUDGE_SIZE
+)  # where a portrait's face is when none was detected
+
+
+@cache
+def _detector() -> MTCNN:
+    return MTCNN(keep_all=False, select_largest=False, device="cpu", min_face_size=40, post_process=False)
+
+
+@cache
+def _dlib_models() -> tuple:
+    # find_spec, not import: the package's own __init__ needs the removed pkg_resources.
+    spec = importlib.util.find_spec("face_recognition_models")
+    folder = Path(spec.submodule_search_locations[0]) / "models"
+    landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
+    return landmarks, dlib.face_recognition_model_v1(
+        str(folder / "dlib_face_recognition_resnet_model_v1.dat")
+    )
+
+
+def _enlarge(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
+    return Image.fromarray(image).resize((JUDGE_SIZE, JUDGE_SIZE), Image.BICUBIC)
+
+
+def detect_faces(images: UInt8[np.ndarray, "batch height width 3"], batch_size: int = 32):
+    """Face boxes (batch, 4) in the enlarged picture and whether each is a face with probability > 0.9."""
+    boxes, found = np.tile(FALLBACK_BOX, (len(images), 1)), np.zeros(len(images), bool)
+    for start in range(0, len(images), batch_size):
+        detected, probability = _detector().detect([_enlarge(x) for x in images[start : start + batch_size]])
+        for i, (box, p) in enumerate(zip(detected, probability, strict=True), start):
+            if box is not None and p[0] is not None and p[0] > DETECTION_THRESHOLD:
+                boxes[i], found[i] = box[0], True
+    return boxes, found
+
+
+def embed_faces(
+    images: UInt8[np.ndarray, "batch height width 3"], progress: bool = False
+) -> tuple[Float[np.ndarray, "batch 128"], Bool[np.ndarray, " batch"]]:
+    """Identity embeddings (batch, 128) and whether a face was detected; undetected faces use a default box."""
+    landmarks, network = _dlib_models()
+    boxes, found = detect_faces(images)
+    chips = []
+    for image, (x0, y0, x1, y1) in zip(tqdm(images, desc="embed", disable=not progress), boxes, strict=True):
+        enlarged = np.asarray(_enlarge(image))
+        centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2 + 0.06 * (y1 - y0)
+        half = 0.5 * max(x1 - x0, 0.85 * (y1 - y0))
+        square = dlib.rectangle(
+            *(int(v) for v in (centre_x - half, centre_y - half, centre_x + half, centre_y + half))
+        )
+        chips.append(dlib.get_face_chip(enlarged, landmarks(enlarged, square), 150, 0.25))
+    embeddings = [network.compute_face_descriptor(chip) for chip in chips]
+    return np.array(embeddings), found
+
+
+def id_score(
+    a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*batch dim"]
+) -> Float[np.ndarray, "*batch"]:
+    """Cosine similarity of embeddings, the paper's ID score (Dravid et al. 2024, §4.3)."""
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def verification_auc(
+    embeddings: Float[np.ndarray, "n dim"],
+    people: np.ndarray,
+    others: Float[np.ndarray, "m dim"] | None = None,
+    other_people: np.ndarray | None = None,
+) -> float:
+    """Area under the ROC curve of 'same person?' from embedding distance, over all pairs.
+
+    With one set, all unordered pairs within it; with two (say generated and real), all pairs across.
+    """
+    if others is None:
+        first, second = np.triu_indices(len(embeddings), 1)
+        distance = np.linalg.norm(embeddings[first] - embeddings[second], axis=1)
+        same = people[first] == people[second]
+    else:
+        distance = np.linalg.norm(embeddings[:, None] - others[None], axis=-1).ravel()
+        same = (people[:, None] == other_people[None]).ravel()
+    return float(roc_auc_score(same, -distance))

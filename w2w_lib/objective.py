@@ -1,0 +1,46 @@
+"""The denoising objective of latent diffusion, one random stream for each model."""
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+def stream(seed: int, identity: str) -> torch.Generator:
+    """The random stream of one identity: whoever shares the batch, its draws are the same."""
+    digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def draw(
+    rng: torch.Generator,
+    latents: Float[Tensor, "images channels height width"],
+    count: int,
+    timesteps: tuple[int, int],
+) -> tuple[Float[Tensor, "count channels height width"], Tensor, Int[Tensor, " count"]]:
+    """``count`` random images of one identity with noise and timesteps in [first, last)."""
+    rows = torch.randint(len(latents), (count,), generator=rng)
+    noise = torch.randn((count, *latents.shape[1:]), generator=rng)
+    first, last = timesteps
+    strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    return latents[rows], noise, (first + strata * (last - first)).long()
+
+
+def denoising_loss(
+    unet: nn.Module,
+    scheduler: DDIMScheduler,
+    latents: Float[Tensor, "batch channels height width"],
+    noise: Float[Tensor, "batch channels height width"],
+    timesteps: Int[Tensor, " batch"],
+    text: Float[Tensor, "batch tokens width"],
+) -> Float[Tensor, " batch"]:
+    """|target - prediction|^2 for each row (Dravid et al. 2024, eq. 1), for noise- and v-prediction models."""
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    kind = scheduler.config.prediction_type
+    target = scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else noise
+    dtype = next(unet.parameters()).dtype
+    prediction = unet(noisy.to(dtype), timesteps, text.to(dtype)).sample
+    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean((1, 2, 3))

@@ -1,0 +1,26 @@
+"""The pocket world: a population of rendered people with exact labels, captions and counterfactuals."""
+
+from .captions import VOCABULARY, caption, caption_full
+from .person import ATTRIBUTES, Person, Traits, counterfactual, sample_person
+from .render import render
+from .source import FolderSource, IdentitySource, RenderedSource, open_source, render_population
+from .view import View, sample_view
+
+__all__ = [
+    "ATTRIBUTES",
+    "VOCABULARY",
+    "FolderSource",
+    "IdentitySource",
+    "Person",
+    "RenderedSource",
+    "Traits",
+    "View",
+    "caption",
+    "caption_full",
+    "counterfactual",
+    "open_source",
+    "render",
+    "render_population",
+    "sample_person",
+    "sample_view",
+]

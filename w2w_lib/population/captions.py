@@ -1,0 +1,197 @@
+"""Captions: a closed vocabulary of short phrases for everything that a picture shows."""
+
+import numpy as np
+
+from .maths import level_of
+from .person import (
+    BEARDS,
+    EYE_COLOURS,
+    GLASSES_COLOURS,
+    GLASSES_SHAPES,
+    HAIR_COLOURS,
+    HAIR_STYLES,
+    LABEL_THRESHOLD,
+    PALE_BELOW,
+    VISIBLE,
+    Person,
+)
+from .view import BACKGROUNDS, EXPRESSIONS, SHIRTS, View
+
+MAX_WORDS = 72
+TRAIT_LEVELS = (-0.6, -LABEL_THRESHOLD, LABEL_THRESHOLD, 0.6)
+TRAIT_PHRASES = {  # lowest to highest; the two highest (lowest for eyes) are what the label says
+    "face_width": ("slender face", "narrow face", "average face", "wide face", "broad face"),
+    "face_length": ("stubby head", "short head", "average head", "long head", "elongated head"),
+    "jaw_width": ("tiny jaw", "narrow jaw", "average jaw", "wide jaw", "massive jaw"),
+    "chin": ("tiny chin", "small chin", "average chin", "big chin", "huge chin"),
+    "forehead": ("tiny forehead", "low forehead", "average forehead", "high forehead", "huge forehead"),
+    "nose_size": ("tiny nose", "small nose", "average nose", "big nose", "huge nose"),
+    "nose_point": ("flat nose", "blunt nose", "regular nose", "pointy nose", "sharp nose"),
+    "eye_openness": ("slit eyes", "narrow eyes", "relaxed eyes", "open eyes", "staring eyes"),
+    "eye_size": ("tiny eyes", "small eyes", "average eyes", "big eyes", "huge eyes"),
+    "eye_spacing": ("crowded eyes", "close eyes", "spaced eyes", "distant eyes", "remote eyes"),
+    "lip_fullness": ("tiny lips", "thin lips", "average lips", "big lips", "huge lips"),
+    "mouth_width": ("tiny mouth", "small mouth", "average mouth", "wide mouth", "huge mouth"),
+    "cheekbones": (
+        "flat cheekbones",
+        "low cheekbones",
+        "average cheekbones",
+        "high cheekbones",
+        "sharp cheekbones",
+    ),
+    "fat": ("skinny", "thin", "average build", "chubby", "very chubby"),
+    "ear_size": ("tiny ears", "small ears", "average ears", "big ears", "huge ears"),
+    "brow_thickness": (
+        "sparse eyebrows",
+        "thin eyebrows",
+        "average eyebrows",
+        "thick eyebrows",
+        "bushy eyebrows",
+    ),
+    "brow_arch": ("flat brows", "straight brows", "curved brows", "arched brows", "peaked brows"),
+}
+SKIN_LEVELS = (PALE_BELOW / 2, PALE_BELOW, 2.0, 3.0, 4.0)
+SKIN_PHRASES = ("porcelain skin", "pale skin", "light skin", "tan skin", "brown skin", "dark skin")
+DECADES = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies")
+CURL_LEVELS = (0.3, 0.6)
+CURL_WORDS = ("straight", "wavy", "curly")
+WRINKLE_LEVELS = (0.08, 0.35)
+WRINKLE_PHRASES = ("smooth complexion", "fine lines", "deep wrinkles")
+ABSENT = {
+    "bangs": "no bangs", "receding": "full hairline", "beard": "clean shaven", "glasses": "no glasses",
+    "lipstick": "no lipstick", "rosy": "plain cheeks", "eye_bags": "rested eyes", "freckles": "no freckles",
+}  # fmt: skip
+PRESENT = {
+    "bangs": "bangs", "receding": "receding hairline", "lipstick": "red lipstick", "rosy": "rosy cheeks",
+    "eye_bags": "baggy eyes", "freckles": "freckles",
+}  # fmt: skip
+# What a caption that would be too long gives up first; then middle levels, then these traits.
+LEAST_VISIBLE = (
+    "freckles",
+    "ear_size",
+    "mouth_width",
+    "face_length",
+    "eye_spacing",
+    "chin",
+    "forehead",
+    "eye_colour",
+)
+
+
+def person_phrases(person: Person) -> dict[str, str]:
+    """One phrase per feature of the person (gender, said by the noun, is not among them)."""
+    traits = {
+        name: phrases[level_of(getattr(person.traits, name), TRAIT_LEVELS)]
+        for name, phrases in TRAIT_PHRASES.items()
+    }
+    return {
+        "age": f"in the {DECADES[min(max(int(person.age // 10) - 2, 0), 5)]}",
+        "skin": SKIN_PHRASES[level_of(person.skin_tone, SKIN_LEVELS)],
+        "hair": _hair_phrase(person),
+        "bangs": _either("bangs", person.labels["Bangs"]),
+        "receding": _either("receding", person.labels["Receding_Hairline"]),
+        "beard": _beard_phrase(person),
+        "glasses": f"{person.glasses_shape} {person.glasses_colour} glasses"
+        if person.glasses
+        else ABSENT["glasses"],
+        **traits,
+        "wrinkles": WRINKLE_PHRASES[level_of(person.wrinkles, WRINKLE_LEVELS)],
+        "lipstick": _either("lipstick", person.lipstick),
+        "rosy": _either("rosy", person.rosy > VISIBLE),
+        "eye_bags": _either("eye_bags", person.eye_bags > VISIBLE),
+        "freckles": _either("freckles", person.freckles > VISIBLE),
+        "eye_colour": f"{person.eye_colour} irises",
+    }
+
+
+def view_phrases(view: View) -> dict[str, str]:
+    """One phrase per feature of the view."""
+    return {
+        "pose": view.pose,
+        "light": view.light,
+        "expression": view.expression,
+        "background": f"on a {view.background} background",
+        "shirt": f"wearing {view.shirt}",
+    }
+
+
+def _either(name: str, present: bool) -> str:
+    return PRESENT[name] if present else ABSENT[name]
+
+
+def _hair_phrase(person: Person) -> str:
+    if person.hair_style == "bald":
+        return "bald"
+    if person.hair_style == "buzzed":
+        return f"buzzed {person.hair_colour} hair"
+    return f"{person.hair_style} {CURL_WORDS[level_of(person.curl, CURL_LEVELS)]} {person.hair_colour} hair"
+
+
+def _beard_phrase(person: Person) -> str:
+    if person.beard == "none":
+        return ABSENT["beard"]
+    return (
+        f"full {person.hair_colour} beard"
+        if person.beard == "full"
+        else f"{person.hair_colour} {person.beard}"
+    )
+
+
+def _noun(person: Person) -> str:
+    return "man" if person.male else "woman"
+
+
+def caption_full(person: Person, view: View) -> str:
+    """Everything in a fixed order; beyond 72 words absences, then average features, give way."""
+    features = person_phrases(person) | view_phrases(view)
+    opening = f"a photo of a {_noun(person)}"
+
+    def text() -> str:
+        return ", ".join([opening, *features.values()])
+
+    averages = [name for name, phrases in TRAIT_PHRASES.items() if features[name] == phrases[2]]
+    absences = [
+        name
+        for name, phrase in ABSENT.items()
+        if features[name] == phrase and name not in ("beard", "glasses")
+    ]
+    for name in dict.fromkeys([*absences, *averages, *LEAST_VISIBLE]):
+        if len(text().split()) <= MAX_WORDS:
+            break
+        del features[name]
+    return text()
+
+
+def caption(person: Person, view: View, rng: np.random.Generator, *, keep: float | None = None) -> str:
+    """A caption that keeps each phrase with probability `keep`; None draws how much to say (10% nothing, 25% all)."""
+    short = bool(rng.random() < 0.5)
+    if keep is None:
+        kind, amount = rng.random(), float(rng.uniform(0.1, 0.9))
+        if kind < 0.10:
+            return "person" if short else "a photo of a person"
+        keep = 1.0 if kind < 0.35 else amount
+    if keep >= 1:
+        return caption_full(person, view)
+    noun = _noun(person) if rng.random() < keep else "person"
+    said = [phrase for phrase in person_phrases(person).values() if rng.random() < keep]
+    seen = [phrase for phrase in view_phrases(view).values() if rng.random() < keep]
+    rng.shuffle(said)
+    opening = f"a photo of a {noun}"
+    while len(" ".join([opening, *said, *seen]).split()) > MAX_WORDS:
+        said.pop()
+    return ", ".join([opening, *said, *seen])
+
+
+def _vocabulary() -> list[str]:
+    phrases = ["a photo of a person man woman", "facing left right forward", "lit from the left right front"]
+    phrases += [f"on a {colour} background" for colour in BACKGROUNDS] + [
+        f"wearing {colour}" for colour in SHIRTS
+    ]
+    phrases += [phrase for levels in TRAIT_PHRASES.values() for phrase in levels]
+    phrases += [*SKIN_PHRASES, *WRINKLE_PHRASES, *ABSENT.values(), *PRESENT.values(), *EXPRESSIONS]
+    phrases += ["in the", *DECADES, *CURL_WORDS, *HAIR_STYLES, *HAIR_COLOURS, "hair full beard", *BEARDS[1:]]
+    phrases += ["glasses irises", *GLASSES_SHAPES, *GLASSES_COLOURS, *EYE_COLOURS]
+    return sorted({word for phrase in phrases for word in phrase.split()})
+
+
+VOCABULARY: list[str] = _vocabulary()
