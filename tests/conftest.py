@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ruamel.yaml import YAML
 
@@ -54,8 +53,12 @@ class Checkout:
 
     def changed(self, profile: str) -> str:
         self.call("w2w", "strip")
-        stages = self.call("dvc", "stage", "list", "--name-only").stdout.split()
-        return self.call("dvc", "status", *(name for name in stages if name.endswith(f"@{profile}"))).stdout
+        return self.call(
+            "dvc", "status", *(name for name in self.locked() if name.endswith(f"@{profile}"))
+        ).stdout
+
+    def locked(self) -> dict:
+        return YAML(typ="safe").load(self.root / "dvc.lock")["stages"]
 
     def notebook(self, stem: str) -> Path:
         return self.root / "notebooks" / f"{stem}.ipynb"
@@ -81,28 +84,18 @@ def copy_repository(target: Path, without: tuple[str, ...] = ()) -> Checkout:
     return checkout
 
 
-@pytest.fixture
-def checkout(tmp_path) -> Checkout:
-    """The repository as it stands."""
-    return copy_repository(tmp_path / "w2w")
-
-
-@pytest.fixture
-def toy(tmp_path) -> Checkout:
+def toy_checkout(target: Path) -> Checkout:
     """The repository with its real stages, but notebooks that only write each stage's outputs."""
-    checkout = copy_repository(tmp_path / "w2w", without=("notebooks/", "data/", "dvc.lock"))
+    checkout = copy_repository(target, without=("notebooks/", "data/", "dvc.lock"))
     base = checkout.root / "data/base/pocket"
     base.mkdir(parents=True)
     (base / "model_index.json").write_text("{}")
     for stage in YAML(typ="safe").load(checkout.root / "dvc.yaml")["stages"].values():
         stage = stage.get("do", stage)
-        notebook = checkout.root / stage["cmd"].split()[2]
-        notebook.parent.mkdir(exist_ok=True)
-        outs = [
-            next(iter(out)) if isinstance(out, dict) else out
-            for out in stage["outs"] + stage.get("metrics", [])
-        ]
-        write_notebook(notebook, TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")]))
+        listed = stage["outs"] + stage.get("metrics", [])
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+        code = TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")])
+        write_notebook(checkout.root / stage["cmd"].split()[2], code)
     return checkout
 
 
@@ -110,4 +103,5 @@ def write_notebook(path: Path, *code: str) -> None:
     """A notebook of the workbook's form: prose, the parameters cell, code."""
     parameters = new_code_cell('profile = "pocket"  # one of params.yaml', metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell("# Toy"), parameters, new_code_cell("from w2w_lib import paths")]
+    path.parent.mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, code)]), path)

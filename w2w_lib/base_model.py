@@ -18,11 +18,12 @@ MAX_TOKENS = 77
 
 
 def open_base(
-    base: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    base: str | Path, unet_dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> StableDiffusionPipeline:
     """Load a base model from a folder (or a hub name), frozen, with a DDIM scheduler and no safety checker.
 
-    Raises FileNotFoundError for a path that holds no pipeline.
+    The UNet computes in ``unet_dtype`` and everything around it in fp32. FileNotFoundError for a path that holds no
+    pipeline.
     """
     looks_local = isinstance(base, Path) or Path(base).exists() or str(base).startswith((".", "/"))
     if looks_local and not (Path(base) / "model_index.json").is_file():
@@ -31,7 +32,7 @@ def open_base(
             "give such a folder or a hub name, or run `make base` to train the pocket base"
         )
     pipeline = StableDiffusionPipeline.from_pretrained(
-        base, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
+        base, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
     )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -40,8 +41,33 @@ def open_base(
         # PyTorch's fused CPU attention has a slow backward pass: 40% of a training step at this size.
         pipeline.unet.set_attn_processor(AttnProcessor())
         pipeline.unet.to(memory_format=torch.channels_last)
+    if unet_dtype != torch.float32:
+        _compute_in(pipeline.unet, unet_dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _compute_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:
+    """Let the UNet work in half precision while the sampler around it keeps fp32."""
+    for module in unet.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+
+    def cast_in(module, args, kwargs):
+        return tuple(_cast(a, dtype) for a in args), {k: _cast(v, dtype) for k, v in kwargs.items()}
+
+    def cast_out(module, args, output):
+        if isinstance(output, tuple):
+            return tuple(_cast(o, torch.float32) for o in output)
+        output.sample = output.sample.float()
+        return output
+
+    unet.register_forward_pre_hook(cast_in, with_kwargs=True)
+    unet.register_forward_hook(cast_out)
+
+
+def _cast(value, dtype: torch.dtype):
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def fingerprint(base: str | Path | StableDiffusionPipeline) -> str:

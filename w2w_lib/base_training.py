@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -39,13 +39,22 @@ class BaseRecipe:
     text_layers: int = 2
     captions_per_view: int = 8
     empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
-    steps: int = 10_000
+    steps: int = 6000
     batch_size: int = 64
     learning_rate: float = 8e-4
     warmup_steps: int = 300
     weight_decay: float = 0.01
     ema_decay: float = 0.998
     seed: int = 0
+
+    @classmethod
+    def of(cls, settings: dict) -> "BaseRecipe":
+        """The default recipe with the given fields changed; ValueError for one that there is not."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise ValueError(f"base recipe: no {', '.join(unknown)}; expected some of {', '.join(known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
 @dataclass
@@ -64,19 +73,27 @@ def _save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
     os.replace(partial, path)
 
 
+def _render(recipe: BaseRecipe, work: Path, workers: int) -> UInt8[Tensor, "images 3 height width"]:
+    path = work / "images.npy"
+    if not path.exists():
+        images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size, workers)
+        np.save(work / "images.partial.npy", images.reshape(-1, *images.shape[2:]), allow_pickle=False)
+        os.replace(work / "images.partial.npy", path)
+    return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
+
+
 def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
     """Render the base's people, fit the codec on them, encode and caption every view; cached in ``work``."""
     cache = work / "data.safetensors"
     tokenizer = build_tokenizer(VOCABULARY)
     if not cache.exists():
-        images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size, workers)
-        pixels = torch.from_numpy(images.reshape(-1, *images.shape[2:])).permute(0, 3, 1, 2)
+        pixels = _render(recipe, work, workers)
         fitted = pixels[
             torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))[:6000]
         ]
         codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels)
         with torch.no_grad():
-            latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)])
+            latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
         captions = []
         for person_index in tqdm(range(recipe.people), desc="captions"):
             person = sample_person(SPLIT, person_index)
@@ -96,7 +113,7 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
     stored = load_file(cache)
     codec = PatchCodec(latent_channels=recipe.latent_channels)
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
-    return BaseData(stored["latents"], stored["tokens"], codec, held_out=64 * recipe.views)
+    return BaseData(stored["latents"], stored["tokens"], codec, held_out=min(64, recipe.people // 4) * recipe.views)
 
 
 class BaseTrainer:
@@ -247,6 +264,18 @@ class BaseTrainer:
         )
 
 
+def _finished(recipe: BaseRecipe, out: Path) -> list[dict]:
+    done = json.loads((out / "training.json").read_text())
+    there, here = asdict(BaseRecipe.of(done["recipe"])), asdict(recipe)
+    changed = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+    if changed:
+        raise ValueError(
+            f"{out} holds a base made by another recipe ({'; '.join(changed)}): "
+            "move the folder away to train anew, or use that recipe"
+        )
+    return done["log"]
+
+
 def train_base(
     recipe: BaseRecipe,
     out: Path,
@@ -257,8 +286,11 @@ def train_base(
 ) -> list[dict]:
     """Train (or continue) the base and write it as a half-precision pipeline folder ``out``; returns the loss log.
 
-    Interrupt it at any time: the next call continues from the last checkpoint in ``work`` to the same result.
+    Interrupt it at any time: the next call continues from the last checkpoint in ``work`` to the same result. A base
+    that is already in ``out`` is left as it is; ValueError if it was made by another recipe.
     """
+    if (out / "training.json").exists():
+        return _finished(recipe, out)
     work.mkdir(parents=True, exist_ok=True)
     trainer = BaseTrainer(recipe, prepare_data(recipe, work, workers), work, device)
     trainer.load_checkpoint()

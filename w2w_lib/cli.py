@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from w2w_lib import environment, paths, profiles, workbook
+from w2w_lib import environment, paths, profiles, publishing, workbook
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run, publish and check the workbook.")
 Profile = Annotated[str, typer.Option(help="A profile of params.yaml.")]
@@ -31,24 +31,27 @@ def enrol(
 def run(notebook: Path, profile: Profile = "pocket", timeout: int = 4 * 3600) -> None:
     """Execute one notebook in a profile (`timeout`: seconds a single cell may take)."""
     if not notebook.is_file():
-        raise FileNotFoundError(
-            f"no notebook {notebook}: there are {', '.join(paths.shown(path) for path in workbook.notebooks())}"
-        )
-    typer.echo(workbook.run(notebook.resolve(), profile, timeout))
+        known = ", ".join(paths.shown(path) for path in workbook.notebooks())
+        raise FileNotFoundError(f"no notebook {notebook}: there are {known}")
+    try:
+        typer.echo(workbook.run(notebook.resolve(), profile, timeout))
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept, the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
 def publish(profile: Profile = "pocket") -> None:
     """Put the executed notebooks' outputs into notebooks/."""
-    for path, size in workbook.publish(profile):
-        note = "  (large: use fewer or smaller images)" if size > workbook.LARGE else ""
+    for path, size in publishing.publish(profile):
+        note = "  (large: use fewer or smaller images)" if size > publishing.LARGE else ""
         typer.echo(f"{paths.shown(path)}  {size / 1e6:.2f} MB{note}")
 
 
 @app.command()
 def check(profile: Profile = "pocket") -> None:
     """Prove that the outputs in notebooks/ come from the present sources."""
-    problems = workbook.check(profile)
+    problems = publishing.check(profile)
     if problems:
         raise ValueError("the published outputs are not current:\n  " + "\n  ".join(problems))
 

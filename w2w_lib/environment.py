@@ -19,8 +19,8 @@ HEADER = """\
 #   conda env create -f environment.yml && conda activate w2w
 #   pip install --no-deps {apart} -e .
 #
-# {name} 2.6 declares limits (torch<2.3, numpy<2, Pillow<10.3) which the workbook does not need. uv overrides
-# them (pyproject.toml); pip can only pass over them, and not for a single line of a list: hence the second command.
+# {name} 2.6 declares limits (torch<2.3, numpy<2, Pillow<10.3) that the workbook does not need. uv
+# overrides them (pyproject.toml); pip can only pass over them, and not for one line of a list: hence two.
 name: w2w
 channels: [conda-forge]
 dependencies:
@@ -32,15 +32,12 @@ dependencies:
 
 def render() -> str:
     """The text of `environment.yml`: every package of the lock at its version, development tools included."""
-    export = "uv export --frozen --quiet --no-hashes --no-emit-project --no-annotate --no-header"
-    lines = subprocess.run(
-        export.split(), cwd=paths.ROOT, check=True, capture_output=True, text=True
-    ).stdout.splitlines()
-    pins = [pin for line in lines if (pin := _for_python(Requirement(line)))]
+    command = "uv export --frozen --quiet --no-hashes --no-emit-project --no-annotate --no-header"
+    export = subprocess.run(command.split(), cwd=paths.ROOT, check=True, capture_output=True, text=True)
+    pins = [pin for line in export.stdout.splitlines() if (pin := _for_python(Requirement(line)))]
     (apart,) = [pin for pin in pins if pin.startswith(APART)]
-    return HEADER.format(apart=apart, name=APART) + "".join(
-        f"      - {pin}\n" for pin in pins if pin != apart
-    )
+    listed = "".join(f"      - {pin}\n" for pin in pins if pin != apart)
+    return HEADER.format(apart=apart, name=APART) + listed
 
 
 def _for_python(line: Requirement) -> str | None:

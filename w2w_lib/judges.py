@@ -34,9 +34,9 @@ def _dlib_models() -> tuple:
     spec = importlib.util.find_spec("face_recognition_models")
     folder = Path(spec.submodule_search_locations[0]) / "models"
     landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
-    return landmarks, dlib.face_recognition_model_v1(
-        str(folder / "dlib_face_recognition_resnet_model_v1.dat")
-    )
+    detailed = dlib.shape_predictor(str(folder / "shape_predictor_68_face_landmarks.dat"))
+    embedder = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
+    return landmarks, detailed, embedder
 
 
 def _enlarge(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
@@ -58,19 +58,33 @@ def embed_faces(
     images: UInt8[np.ndarray, "batch height width 3"], progress: bool = False
 ) -> tuple[Float[np.ndarray, "batch 128"], Bool[np.ndarray, " batch"]]:
     """Identity embeddings (batch, 128) and whether a face was detected; undetected faces use a default box."""
-    landmarks, network = _dlib_models()
+    landmarks, _, network = _dlib_models()
     boxes, found = detect_faces(images)
-    chips = []
-    for image, (x0, y0, x1, y1) in zip(tqdm(images, desc="embed", disable=not progress), boxes, strict=True):
+    embeddings = []
+    for image, box in zip(tqdm(images, desc="embed", disable=not progress), boxes, strict=True):
         enlarged = np.asarray(_enlarge(image))
-        centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2 + 0.06 * (y1 - y0)
-        half = 0.5 * max(x1 - x0, 0.85 * (y1 - y0))
-        square = dlib.rectangle(
-            *(int(v) for v in (centre_x - half, centre_y - half, centre_x + half, centre_y + half))
-        )
-        chips.append(dlib.get_face_chip(enlarged, landmarks(enlarged, square), 150, 0.25))
-    embeddings = [network.compute_face_descriptor(chip) for chip in chips]
+        chip = dlib.get_face_chip(enlarged, landmarks(enlarged, _dlib_square(box)), 150, 0.25)
+        embeddings.append(network.compute_face_descriptor(chip))
     return np.array(embeddings), found
+
+
+def face_landmarks(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch 68 2"]:
+    """The 68 landmarks of the iBUG scheme, in pixels of the enlarged picture."""
+    _, detailed, _ = _dlib_models()
+    boxes, _ = detect_faces(images)
+    shapes = [
+        detailed(np.asarray(_enlarge(image)), _dlib_square(box)) for image, box in zip(images, boxes, strict=True)
+    ]
+    return np.array([[(point.x, point.y) for point in shape.parts()] for shape in shapes], float)
+
+
+def _dlib_square(box: Float[np.ndarray, "4"]) -> dlib.rectangle:
+    """The square that dlib's own detector would draw around MTCNN's box."""
+    x0, y0, x1, y1 = box
+    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2 + 0.06 * (y1 - y0)
+    half = 0.5 * max(x1 - x0, 0.85 * (y1 - y0))
+    corners = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
+    return dlib.rectangle(*(int(v) for v in corners))
 
 
 def id_score(

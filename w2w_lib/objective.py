@@ -36,11 +36,18 @@ def denoising_loss(
     noise: Float[Tensor, "batch channels height width"],
     timesteps: Int[Tensor, " batch"],
     text: Float[Tensor, "batch tokens width"],
+    mask: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """|target - prediction|^2 for each row (Dravid et al. 2024, eq. 1), for noise- and v-prediction models."""
+    """|target - prediction|^2 for each row (Dravid et al. 2024, eq. 1), for noise- and v-prediction models.
+
+    With a mask, the mean over the latent cells is weighted by it.
+    """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     kind = scheduler.config.prediction_type
     target = scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else noise
     dtype = next(unet.parameters()).dtype
     prediction = unet(noisy.to(dtype), timesteps, text.to(dtype)).sample
-    return F.mse_loss(prediction.float(), target.float(), reduction="none").mean((1, 2, 3))
+    error = F.mse_loss(prediction.float(), target.float(), reduction="none").mean(1, keepdim=True)
+    if mask is not None:
+        error = error * mask / mask.mean((1, 2, 3), keepdim=True)
+    return error.mean((1, 2, 3))

@@ -1,4 +1,4 @@
-"""Profiles are data: what a stage needs to know about its size stands in `params.yaml`, per profile and stage."""
+"""Profiles are data: the size of every stage stands in `params.yaml`, per profile and stage."""
 
 import os
 from pathlib import Path
@@ -15,15 +15,19 @@ def _params() -> dict:
     return YAML(typ="safe").load(paths.PARAMS)
 
 
-def names() -> list[str]:
-    """The profiles that `params.yaml` describes."""
-    return [key for key in _params() if key != LAYOUT]
+def require(profile: str, params: dict | None = None) -> None:
+    """Refuse a profile that `params.yaml` does not describe."""
+    known = [key for key in params or _params() if key != LAYOUT]
+    if profile not in known:
+        raise ValueError(
+            f"unknown profile {profile!r}: params.yaml knows {', '.join(known)}; use one or add a section"
+        )
 
 
 def load(profile: str, section: str) -> dict:
     """The parameters of one stage in one profile, e.g. `load("pocket", "finetune")`."""
     params = _params()
-    _require_known(profile, params)
+    require(profile, params)
     if section not in params[profile]:
         raise ValueError(
             f"profile {profile!r} has no section {section!r} in params.yaml; it has "
@@ -65,36 +69,33 @@ def enrol(profile: str, source: str | None = None) -> None:
 
 
 def _base_folder(profile: str, params: dict) -> Path:
-    _require_known(profile, params)
+    require(profile, params)
     return paths.ROOT / params[LAYOUT].get(profile, {"base": f"data/base/{profile}"})["base"]
 
 
 def _place(folder: Path, source: str) -> None:
-    if folder.is_dir() and not folder.is_symlink() and Path(source).resolve() != folder.resolve():
+    if folder.is_dir() and not folder.is_symlink():
         raise ValueError(
-            f"{paths.shown(folder)} already holds a base model; move it away before naming another with BASE={source}"
+            f"{paths.shown(folder)} already holds a base model; move it away before giving BASE={source}"
         )
-    if Path(source).is_dir():
-        if not (Path(source) / "model_index.json").is_file():
-            raise FileNotFoundError(
-                f"BASE={source} is no base model: expected a StableDiffusionPipeline folder with a model_index.json"
-            )
-        if Path(source).resolve() != folder.resolve():
-            folder.unlink(missing_ok=True)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.symlink_to(Path(source).resolve(), target_is_directory=True)
-        return
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"BASE={source}: no such folder, and no hub id of the form owner/name either")
-    from huggingface_hub import snapshot_download
-
+    found = Path(source).resolve() if Path(source).is_dir() else _download(source)
+    if not (found / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"BASE={source} is no base model: expected a folder with the model_index.json of a "
+            "StableDiffusionPipeline"
+        )
     folder.unlink(missing_ok=True)
-    snapshot_download(source, local_dir=folder, ignore_patterns=["*.ckpt", "*.bin", "*.msgpack"])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(found, target_is_directory=True)
 
 
-def _require_known(profile: str, params: dict) -> None:
-    known = [key for key in params if key != LAYOUT]
-    if profile not in known:
-        raise ValueError(
-            f"unknown profile {profile!r}: params.yaml knows {', '.join(known)}; use one of these or add a section"
-        )
+def _download(hub_id: str) -> Path:
+    wanted = f"BASE={hub_id}: expected a folder, or a hub id (owner/name)"
+    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{wanted}; there is no such folder")
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        return Path(StableDiffusionPipeline.download(hub_id))
+    except OSError as error:
+        raise FileNotFoundError(f"{wanted}; the hub did not give it: {str(error).splitlines()[0]}") from error

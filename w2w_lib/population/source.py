@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .anatomy import load_anatomy
@@ -18,6 +18,7 @@ from .person import ATTRIBUTES, sample_person
 from .render import render
 from .view import sample_view
 
+SPLITS = ("base", "train", "heldout", "judge")  # names that `open_source` renders; any other name is a path
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -37,7 +38,10 @@ class IdentitySource(Protocol):
 def render_population(
     split: str, indices: Iterable[int], views: int, size: int = 64, workers: int = 2, progress: bool = True
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Images uint8 (people, views, size, size, 3) and a table with one row per picture; the same for any `workers`."""
+    """Images uint8 (people, views, size, size, 3) and a table of one row per picture.
+
+    The result does not depend on `workers`.
+    """
     indices = [int(index) for index in indices]
     images = np.empty((len(indices), views, size, size, 3), np.uint8)
     rows: list[dict] = []
@@ -111,7 +115,7 @@ class RenderedSource:
 
 # ---------------------------------------------------------------- a user's folder
 class FolderSource:
-    """A folder with one folder of pictures per identity, and optionally a table of labels keyed by folder name."""
+    """A folder with one folder of pictures per identity, optionally with labels keyed by folder name."""
 
     def __init__(
         self, path: str | Path, labels: str | Path | pd.DataFrame | None = None, size: int | None = None
@@ -119,7 +123,8 @@ class FolderSource:
         self.path, self.size = Path(path), size
         if not self.path.is_dir():
             raise ValueError(
-                f"No folder at {self.path}: expected a folder with one folder of images per identity; check the path"
+                f"No folder at {self.path}: expected a folder with one folder of images per identity; "
+                "check the path"
             )
         folders = sorted(
             entry for entry in self.path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
@@ -136,6 +141,8 @@ class FolderSource:
                     f"No images in identity folder {folder}: expected at least one of "
                     f"{', '.join(sorted(IMAGE_SUFFIXES))}; add images or remove the folder"
                 )
+            for file in files:
+                _check_image(file)
             self._files[folder.name] = files
         self.ids = list(self._files)
         self.labels: pd.DataFrame | None = None if labels is None else _read_labels(labels, self.ids)
@@ -160,14 +167,29 @@ def _some(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
+_DAMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def _damaged(file: Path) -> ValueError:
+    return ValueError(f"Cannot read image {file}: expected a whole image file; replace or remove it")
+
+
+def _check_image(file: Path) -> None:
+    """Raise if the file is no image or its checks fail, without decoding it."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except _DAMAGE as error:
+        raise _damaged(file) from error
+
+
 def _read_square(file: Path) -> Image.Image:
+    """The upright centred square of an image."""
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"Cannot read image {file}: expected a valid image file; replace or remove it"
-        ) from error
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except _DAMAGE as error:
+        raise _damaged(file) from error
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
@@ -176,7 +198,7 @@ def _read_square(file: Path) -> Image.Image:
 def _read_labels(labels: str | Path | pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
     """Labels of exactly `ids`, in their order, indexed by the table's first column (or its "id" column)."""
     if isinstance(labels, pd.DataFrame):
-        table, name = labels, "the labels table"
+        table, name = labels.copy(), "the labels table"
     else:
         path = Path(labels)
         name = f"labels file {path}"
@@ -202,7 +224,8 @@ def _read_labels(labels: str | Path | pd.DataFrame, ids: Sequence[str]) -> pd.Da
     missing = [id for id in ids if id not in table.index]
     if missing:
         raise ValueError(
-            f"{name} has no row for: {_some(missing)}; expected one row per folder name in its first column, add them"
+            f"{name} has no row for: {_some(missing)}; expected one row per folder name in its first column, "
+            "add them"
         )
     return table.loc[list(ids)]
 
@@ -219,17 +242,25 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def open_source(
-    path_or_split: str | Path, labels: str | Path | pd.DataFrame | None = None, *, people: int = 100, views: int = 8,
+    path_or_split: str | Path,
+    labels: str | Path | pd.DataFrame | None = None,
+    *,
+    people: int = 100,
+    views: int = 8,
     size: int | None = None,
-) -> IdentitySource:  # fmt: skip
-    """Identities of a folder if the argument looks like a path (or exists), else of a rendered split of that name."""
+) -> IdentitySource:
+    """Identities of a folder of image folders, or of a rendered split (one of `SPLITS`)."""
     text = str(path_or_split)
-    is_path = isinstance(path_or_split, Path) or any(mark in text for mark in "/\\.~") or Path(text).exists()
-    if is_path:
-        return FolderSource(Path(text).expanduser(), labels, size)
-    if labels is not None:
+    if text in SPLITS and not isinstance(path_or_split, Path):
+        if labels is not None:
+            raise ValueError(
+                f"Split {text!r} knows its labels: expected no others; leave them out or give a path"
+            )
+        return RenderedSource(text, people, views, size or 64)
+    folder = Path(text).expanduser()
+    if not folder.exists():
         raise ValueError(
-            f"No folder at {text}: labels go with a folder of image folders, and a rendered split knows its own; "
-            "check the path"
+            f"No folder at {folder}: expected a folder with one folder of images per identity, "
+            f"or a rendered split ({', '.join(SPLITS)}); check the path"
         )
-    return RenderedSource(text, people, views, size or 64)
+    return FolderSource(folder, labels, size)

@@ -1,0 +1,239 @@
+"""The population: determinism, labels, counterfactuals, captions and the folder source."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from w2w_lib.population import (
+    ATTRIBUTES,
+    VOCABULARY,
+    caption,
+    caption_full,
+    counterfactual,
+    open_source,
+    render,
+    render_population,
+    sample_person,
+    sample_view,
+)
+
+# Setting a label may have to unset those that exclude it; a bald head has no hair colour, length or fringe.
+HAIR = {
+    "Bald",
+    "Black_Hair",
+    "Brown_Hair",
+    "Blond_Hair",
+    "Gray_Hair",
+    "Long_Hair",
+    "Bangs",
+    "Receding_Hairline",
+}
+BEARD = {"No_Beard", "Goatee", "Mustache", "Full_Beard"}
+PEOPLE = 1500
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [sample_person("tests", index) for index in range(PEOPLE)]
+
+
+@pytest.fixture(scope="module")
+def labels(people):
+    return pd.DataFrame([person.labels for person in people])
+
+
+def test_result_does_not_depend_on_workers():
+    one, table_one = render_population("tests", range(3), 2, workers=1, progress=False)
+    two, table_two = render_population("tests", range(3), 2, workers=2, progress=False)
+    assert one.shape == (3, 2, 64, 64, 3) and one.dtype == np.uint8
+    np.testing.assert_array_equal(one, two)
+    pd.testing.assert_frame_equal(table_one, table_two)
+    assert list(table_one.columns[:3]) == ["person", "view", "caption_full"]
+    assert set(table_one[list(ATTRIBUTES)].dtypes) == {np.dtype(bool)} and len(table_one) == 6
+
+
+def test_a_person_does_not_depend_on_company():
+    alone, _ = render_population("tests", [2], 1, workers=1, progress=False)
+    among, _ = render_population("tests", [0, 2], 1, workers=1, progress=False)
+    np.testing.assert_array_equal(alone[0], among[1])
+
+
+def test_people_are_the_same_in_another_process():
+    code = (
+        "import json; from dataclasses import asdict; from w2w_lib.population import *;"
+        "print(json.dumps([asdict(sample_person('tests', 7)), asdict(sample_view('tests', 7, 3))]))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    here = [asdict(sample_person("tests", 7)), asdict(sample_view("tests", 7, 3))]
+    assert json.loads(printed) == json.loads(json.dumps(here))
+
+
+def test_splits_share_nobody():
+    seeds = {
+        split: {sample_person(split, i).seed for i in range(200)} for split in ("base", "train", "heldout")
+    }
+    assert not seeds["base"] & seeds["train"] and not seeds["train"] & seeds["heldout"]
+    assert not seeds["base"] & seeds["heldout"]
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_counterfactual_changes_only_the_named_label(people, attribute):
+    allowed = HAIR if attribute in HAIR else BEARD if attribute in BEARD else {attribute}
+    allowed = allowed | BEARD if attribute == "Male" else allowed
+    for person in people[:60]:
+        for value in (False, True):
+            changed = counterfactual(person, attribute, value)
+            assert changed.labels[attribute] is value
+            different = {name for name in ATTRIBUTES if changed.labels[name] != person.labels[name]}
+            assert different <= allowed
+            if person.labels[attribute] == value:
+                assert changed is person
+
+
+def test_counterfactual_names_unknown_attribute(people):
+    with pytest.raises(ValueError, match=r"Unknown attribute 'Hat'; known attributes: Male, Young"):
+        counterfactual(people[0], "Hat", True)
+
+
+def test_glasses_change_only_the_eye_region(people):
+    for person in people[:6]:
+        view = sample_view("tests", person.index, 0)
+        without = render(counterfactual(person, "Eyeglasses", False), view).astype(int)
+        wearing = render(counterfactual(person, "Eyeglasses", True), view).astype(int)
+        changed = np.abs(wearing - without).max(-1) > 8
+        assert 0.005 < changed.mean() < 0.15
+        assert not changed[56:].any() and not changed[:8].any()
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_every_attribute_can_be_seen(people, attribute):
+    """The median of the largest difference in a pixel, over five people (dark skin hides some attributes)."""
+    chosen = [p for p in people if p.hair_style == "short" and not p.glasses and p.beard == "none"][:5]
+    largest = []
+    for person in chosen:
+        view = sample_view("tests", person.index, 0)
+        without, with_it = (render(counterfactual(person, attribute, value), view) for value in (False, True))
+        largest.append(np.abs(with_it.astype(int) - without.astype(int)).max())
+    assert np.median(largest) > 20
+
+
+def test_labels_are_common_and_correlated_as_in_life(labels):
+    share = labels.mean()
+    assert share.between(0.08, 0.7).all()
+    assert share["Pale_Skin"] >= 0.12
+    related = labels.astype(float).corr()
+    assert related.loc["Male", "No_Beard"] < -0.5
+    assert related.loc["Young", "Gray_Hair"] < -0.3
+    assert related.loc["Young", "Bags_Under_Eyes"] < -0.25
+    assert related.loc["Male", "Wearing_Lipstick"] < -0.4
+    assert related.loc["Male", "Long_Hair"] < -0.3
+    assert related.loc["Male", "Receding_Hairline"] > 0.2
+    assert abs(related.loc["Big_Lips", "Chubby"]) < 0.1
+
+
+def test_caption_words_are_in_the_vocabulary(people):
+    rng = np.random.default_rng(0)
+    known = set(VOCABULARY)
+    assert len(VOCABULARY) == len(known) <= 220
+    assert all(word.isalpha() and word.islower() for word in known)
+    bare = 0
+    for person in people:
+        view = sample_view("tests", person.index, 0)
+        full = caption_full(person, view)
+        drawn = caption(person, view, rng)
+        bare += drawn in ("person", "a photo of a person")
+        for text in (full, drawn):
+            assert set(text.replace(",", "").split()) <= known
+            assert len(text.split()) <= 72
+    assert 0.07 < bare / len(people) < 0.13
+
+
+def test_keep_one_says_everything_and_keep_zero_nothing(people):
+    view = sample_view("tests", 0, 0)
+    rng = np.random.default_rng(0)
+    assert caption(people[0], view, rng, keep=1.0) == caption_full(people[0], view)
+    assert caption(people[0], view, rng, keep=0.0) == "a photo of a person"
+
+
+def test_caption_says_what_the_labels_say(people):
+    words = {"Big_Nose": ("big nose", "huge nose"), "Eyeglasses": ("glasses",), "Bald": (" bald",)}
+    words |= {"Pale_Skin": ("porcelain skin", "pale skin"), "Narrow_Eyes": ("narrow eyes", "slit eyes")}
+    for person in people[:300]:
+        text = caption_full(person, sample_view("tests", person.index, 0)).replace("no glasses", "")
+        for attribute, phrases in words.items():
+            assert any(phrase in text for phrase in phrases) == person.labels[attribute]
+
+
+# ---------------------------------------------------------------- sources
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+        for number, size in enumerate([(40, 32), (48, 64)]):
+            Image.new("RGB", size, (200, 10 * number, 0)).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+def test_folder_source(folder):
+    pd.DataFrame({"id": ["bob", "ann"], "Male": [True, False]}).to_csv(folder / "labels.csv", index=False)
+    source = open_source(folder, folder / "labels.csv")
+    assert source.ids == ["ann", "bob"]
+    assert source.images("ann").shape == (2, 32, 32, 3) and source.images("ann").dtype == np.uint8
+    assert list(source.labels["Male"]) == [False, True]
+    assert open_source(folder).labels is None
+    parquet = folder / "labels.parquet"
+    pd.DataFrame({"Male": [True, False]}, index=pd.Index(["bob", "ann"])).to_parquet(parquet)
+    assert list(open_source(folder, parquet, size=16).labels.index) == ["ann", "bob"]
+    with pytest.raises(ValueError, match=r"Unknown identity 'eve'.*ann, bob"):
+        source.images("eve")
+
+
+def test_folder_source_says_what_is_wrong(folder):
+    with pytest.raises(ValueError, match=r"No folder at nowhere: expected .*check the path"):
+        open_source("nowhere")
+    (folder / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"No images in identity folder .*cat: expected"):
+        open_source(folder)
+    (folder / "cat" / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"Cannot read image .*broken\.jpg: expected"):
+        open_source(folder)
+    whole = (folder / "ann" / "0.png").read_bytes()
+    (folder / "cat" / "broken.jpg").unlink()
+    (folder / "cat" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"Cannot read image .*cut\.png: expected"):
+        open_source(folder).images("cat")
+    with pytest.raises(ValueError, match=r"No identity folders in .*cat: expected"):
+        open_source(folder / "cat")
+
+
+def test_labels_that_do_not_match(folder):
+    table = folder / "labels.csv"
+    table.write_text("id,Male\nann,1\n")
+    with pytest.raises(ValueError, match=r"labels\.csv has no row for: bob; expected"):
+        open_source(folder, table)
+    table.write_text("id,Male\nann,1\nann,0\nbob,1\n")
+    with pytest.raises(ValueError, match=r"several rows for: ann"):
+        open_source(folder, table)
+    with pytest.raises(ValueError, match=r"No labels file .*missing\.csv: expected"):
+        open_source(folder, folder / "missing.csv")
+    (folder / "labels.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"Cannot read labels file .*labels\.parquet"):
+        open_source(folder, folder / "labels.parquet")
+    table.write_text("")
+    with pytest.raises(ValueError, match=r"Cannot read labels file .*labels\.csv"):
+        open_source(folder, table)
+
+
+def test_rendered_source_has_the_same_interface():
+    source = open_source("heldout", people=3, views=2)
+    assert source.ids == ["0", "1", "2"]
+    assert source.images("1").shape == (2, 64, 64, 3)
+    assert list(source.labels.columns) == list(ATTRIBUTES) and list(source.labels.index) == source.ids
+    images, _ = render_population("heldout", [1], 2, workers=1, progress=False)
+    np.testing.assert_array_equal(source.images("1"), images[0])

@@ -1,0 +1,215 @@
+"""The workbook as a pipeline, on checkouts of this repository: its stages on toy notebooks, then smoke."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import nbformat
+import pytest
+from conftest import Checkout, copy_repository, toy_checkout, write_notebook
+from nbformat.v4 import new_output
+from ruamel.yaml import YAML
+
+from w2w_lib import paths, publishing, workbook
+
+QUICK = 20  # seconds; 3 to 5 on an idle machine
+UP_TO_DATE = "Data and pipelines are up to date."
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A toy checkout whose smoke profile was reproduced; not to be changed."""
+    checkout = toy_checkout(tmp_path_factory.mktemp("toy") / "w2w")
+    checkout.reproduce("smoke")
+    return checkout
+
+
+@pytest.fixture
+def own(toy, tmp_path):
+    """A copy of it, to be changed."""
+    return Checkout(shutil.copytree(toy.root, tmp_path / "w2w"))
+
+
+def edit(path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def change_parameters(checkout, profile: str, section: str) -> None:
+    yaml = YAML()
+    params = yaml.load(checkout.root / "params.yaml")
+    params[profile][section]["more"] = 1
+    yaml.dump(params, checkout.root / "params.yaml")
+
+
+def save_from_jupyter(path) -> None:
+    """What JupyterLab leaves in a notebook that was opened, run and saved."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.kernelspec = {"name": "other", "display_name": "Other", "language": "python"}
+    for count, cell in enumerate(workbook.code_cells(notebook), 1):
+        cell.execution_count = count
+        cell.metadata.execution = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
+        cell.outputs = [new_output("stream", name="stdout", text="seen\n")]
+    nbformat.write(notebook, path)
+
+
+def test_reproduced_profile_is_clean_and_a_second_run_does_nothing(toy):
+    began = time.monotonic()
+    said = toy.reproduce("smoke")
+    assert "Running" not in said and UP_TO_DATE in said
+    assert time.monotonic() - began < QUICK
+    assert UP_TO_DATE in toy.changed("smoke")
+
+
+def test_saving_from_jupyter_and_editing_prose_change_nothing(own):
+    for path in own.root.glob("notebooks/*.ipynb"):
+        save_from_jupyter(path)
+        edit(path, "# Toy", "# Better words")
+    assert UP_TO_DATE in own.changed("smoke")
+
+
+def test_editing_code_or_parameters_changes_their_stage_only(own):
+    edit(own.notebook("03_space"), "print(profile)", "print(profile, 1)")
+    change_parameters(own, "smoke", "inversion")
+    said = own.changed("smoke")
+    assert {stage for stage in own.locked() if stage in said} == {"span@smoke", "invert@smoke"}
+    assert "outputs/.stripped/03_space.py" in said and "params.yaml" in said
+
+
+def test_profiles_do_not_disturb_each_other_and_the_base_is_not_trained(own):
+    before = own.locked()
+    own.call("dvc", "repro", "render@pocket")
+    after = own.locked()
+    assert set(after) - set(before) == {"render@pocket"}
+    assert {name: after[name] for name in before} == before
+    assert not (own.root / "outputs/pocket/notebooks/00_base_model.ipynb").exists()
+
+
+def test_executed_copy_states_its_parameters_once(toy):
+    executed = workbook.read(toy.root / "outputs/smoke/notebooks/01_population.ipynb")
+    assert [cell.source for cell in executed.cells].count('profile = "smoke"  # one of params.yaml') == 1
+    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
+    cost = json.loads((toy.root / "outputs/smoke/runtimes/01_population.json").read_text())
+    assert 0 < cost["seconds"] < 60 and 2**24 < cost["peak_memory_bytes"] < 2**32
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_where_it_was(own, how):
+    write_notebook(
+        own.notebook("02_finetune"),
+        f"# {how.name}",
+        'import time\nweights = paths.outputs(profile, "weights")\nweights.mkdir(exist_ok=True)',
+        'print("found", sum(1 for path in weights.glob("person*")))',
+        "for i in range(4):\n"
+        '    if not (weights / f"person{i}").exists():\n'
+        "        time.sleep(60 * (i == 2 and not (weights / 'again').exists()))\n"
+        '        (weights / f"person{i}").touch()\n'
+        'paths.metrics(profile, "finetune").write_text("{}")',
+    )
+    own.call("w2w", "strip")
+    weights = own.root / "outputs/smoke/weights"
+    for old in weights.glob("*"):
+        old.unlink()
+    with subprocess.Popen(
+        ["dvc", "repro", "finetune@smoke"], cwd=own.root, env=own.environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        while not (weights / "person1").exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.1)
+        os.killpg(process.pid, how)
+        said = process.communicate(timeout=30)[0]
+    assert process.returncode != 0
+    assert ("the same command goes on" in said) == (how == signal.SIGINT)
+    (weights / "again").touch()
+    said = own.call("dvc", "repro", "finetune@smoke").stdout
+    assert "found 2" in said and (weights / "person3").exists()
+    assert UP_TO_DATE in own.call("dvc", "status", "finetune@smoke").stdout
+
+
+def test_a_refusal_is_one_line_and_a_bug_a_traceback(own):
+    notebook = own.notebook("01_population")
+    write_notebook(notebook, 'from w2w_lib import profiles\nprofiles.load(profile, "nothing")')
+    own.call("w2w", "strip")
+    refused = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
+    errors = [line for line in refused.stderr.splitlines() if "IPKernelApp" not in line]
+    assert refused.returncode == 1 and len(errors) == 1
+    assert errors[0].startswith("error: profile 'smoke' has no section 'nothing'")
+
+    write_notebook(notebook, "{}['missing']")
+    own.call("w2w", "strip")
+    broke = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
+    assert broke.returncode == 1 and "Traceback" in broke.stderr
+    assert "KeyError in outputs/smoke/notebooks/01_population.failed.ipynb" in broke.stderr
+    assert (own.root / "outputs/smoke/notebooks/01_population.failed.ipynb").exists()
+
+
+def test_running_what_cannot_run_is_refused(own):
+    def error(*command):
+        done = own.call("w2w", "run", *command, check=False)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        return done.stderr
+
+    assert "no notebook notebooks/9.ipynb: there are notebooks/00" in error("notebooks/9.ipynb")
+    assert "unknown profile 'huge'" in error("notebooks/03_space.ipynb", "--profile", "huge")
+    edit(own.notebook("03_space"), "print(profile)", "print(profile, 1)")
+    assert "edited since DVC looked at it" in error("notebooks/03_space.ipynb", "--profile", "smoke")
+
+
+def test_publishing_keeps_outputs_and_the_check_names_what_is_stale(own):
+    def problems():
+        return own.call("w2w", "check", "--profile", "smoke", check=False).stderr
+
+    assert "03_space.ipynb: holds no outputs: run `make reproduce PROFILE=smoke`" in problems()
+    own.call("w2w", "publish", "--profile", "smoke")
+    assert problems() == ""
+    published = workbook.read(own.notebook("03_space"))
+    cells = workbook.code_cells(published)
+    assert cells[0].source.startswith('profile = "pocket"') and cells[-1].outputs[0].text == "smoke\n"
+    assert not any(cell.execution_count or "papermill" in cell.metadata for cell in cells)
+    assert set(published.metadata) == {"w2w"}
+
+    edit(own.notebook("01_population"), "# Toy", "# Better words")
+    assert problems() == ""
+    save_from_jupyter(own.notebook("01_population"))
+    assert "01_population.ipynb: was saved from Jupyter with other outputs" in problems()
+    own.call("w2w", "publish", "--profile", "smoke")
+    assert problems() == "" and "# Better words" in own.notebook("01_population").read_text()
+
+    edit(own.notebook("04_edit"), "print(profile)", "print(profile, 1)")
+    assert "04_edit.ipynb: its code is not the code that made its outputs" in problems()
+    refused = own.call("w2w", "publish", "--profile", "smoke", check=False).stderr
+    assert "nothing published" in refused and "04_edit.ipynb ran other code" in refused
+
+    change_parameters(own, "smoke", "inversion")
+    assert "05_inversion.ipynb: stage invert@smoke is out of date (params.yaml)" in problems()
+
+
+def test_published_outputs_are_presentable():
+    bar = new_output("stream", name="stderr", text="\r 0%|  | 0/2\r 50%| | 1/2\r100%|##| 2/2\nfinished\n")
+    assert publishing._presentable(bar).text == "100%|##| 2/2\nfinished\n"
+    widget = {publishing.WIDGET: {}, "text/plain": "interactive(...)"}
+    assert publishing._presentable(new_output("display_data", widget)) is None
+    strip = publishing._presentable(new_output("display_data", widget | {"image/png": "..."}))
+    assert set(strip.data) == {"image/png", "text/plain"}
+
+
+@pytest.mark.workbook
+@pytest.mark.timeout(900)
+def test_the_smoke_profile_runs_end_to_end(tmp_path):
+    checkout = copy_repository(tmp_path / "w2w")
+    assert list(checkout.root.glob("notebooks/*.ipynb")), "no notebooks yet"
+    checkout.reproduce("smoke", timeout=840)
+    assert UP_TO_DATE in checkout.changed("smoke")
+    began = time.monotonic()
+    assert "Running" not in checkout.reproduce("smoke")
+    assert time.monotonic() - began < QUICK
+
+
+def test_published_outputs_are_current():
+    assert workbook.notebooks(), f"no notebooks in {paths.NOTEBOOKS}"
+    assert publishing.check("pocket") == []

@@ -1,0 +1,66 @@
+"""What the notebooks hand to each other, opened when first used."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from w2w_lib import paths, profiles
+from w2w_lib.attribute_judge import AttributeJudge
+from w2w_lib.base_model import open_base
+from w2w_lib.directions import Direction, load_directions
+from w2w_lib.people import People
+from w2w_lib.space import WeightSpace
+from w2w_lib.weights_dataset import WeightsDataset
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """The base model, people, weights, space and directions of one profile."""
+
+    profile: str
+
+    @cached_property
+    def pipeline(self) -> StableDiffusionPipeline:
+        return open_base(profiles.base(self.profile), torch.bfloat16)
+
+    @cached_property
+    def judge(self) -> AttributeJudge:
+        return AttributeJudge.load(paths.ATTRIBUTE_JUDGE)
+
+    def people(self, split: str) -> People:
+        return People.load(paths.outputs(self.profile, "people", split))
+
+    def weights(self, split: str) -> WeightsDataset:
+        return WeightsDataset.open(paths.outputs(self.profile, "weights", split))
+
+    @cached_property
+    def space(self) -> WeightSpace:
+        return WeightSpace.load(self.space_path)
+
+    @cached_property
+    def directions(self) -> dict[str, Direction]:
+        return load_directions(self.directions_path)
+
+    @property
+    def space_path(self) -> Path:
+        return self._file("space", "space.safetensors")
+
+    @property
+    def directions_path(self) -> Path:
+        return self._file("directions", "directions.safetensors")
+
+    def inversions_path(self, name: str) -> Path:
+        return self._file("inversions", name)
+
+    def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
+        """Write a stage's metrics, rounded, for ``dvc metrics show``."""
+        rounded = {name: round(float(value), digits) for name, value in numbers.items()}
+        paths.metrics(self.profile, stage).write_text(json.dumps(rounded, indent=1) + "\n")
+
+    def _file(self, *parts: str) -> Path:
+        return paths.outputs(self.profile, *parts)

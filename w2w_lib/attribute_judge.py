@@ -1,0 +1,101 @@
+"""An attribute classifier trained on renders of its own people: which labels does a picture show?"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from w2w_lib.generate import to_pixels
+from w2w_lib.population import ATTRIBUTES, render_population
+
+SPLIT = "judge"  # people that neither the base nor the workbook sees
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+class AttributeJudge(nn.Module):
+    """A small convolutional network from 64x64 pictures to one logit for each attribute."""
+
+    def __init__(self, attributes: tuple[str, ...] = tuple(ATTRIBUTES)):
+        super().__init__()
+        self.attributes = attributes
+        self.net = nn.Sequential(
+            _block(3, 32), _block(32, 64), _block(64, 96), _block(96, 160), nn.Flatten(), nn.Dropout(0.3)
+        )
+        self.head = nn.Linear(160 * 16, len(attributes))
+
+    def forward(self, pixels: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch attributes"]:
+        return self.head(self.net(pixels))
+
+    @torch.no_grad()
+    def judge(self, images: UInt8[np.ndarray, "batch 64 64 3"]) -> pd.DataFrame:
+        """Logit of every attribute (columns) in every picture (rows)."""
+        self.eval()
+        logits = [self(part) for part in to_pixels(images).split(256)]
+        return pd.DataFrame(torch.cat(logits).numpy(), columns=list(self.attributes))
+
+    def save(self, path: str | Path) -> None:
+        half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        save_file(half, path, metadata={"attributes": ",".join(self.attributes)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AttributeJudge":
+        """Read a saved judge; FileNotFoundError if there is none."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: expected the attribute judge; run `make base` to train it")
+        judge = cls()
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        return judge.eval()
+
+
+def train_attribute_judge(
+    people: int = 4000, views: int = 2, epochs: int = 10, seed: int = 0, workers: int = 2
+) -> AttributeJudge:
+    """Render people of the judge's own and train the classifier on them, a few minutes on two cores."""
+    torch.manual_seed(seed)
+    images, table = render_population(SPLIT, range(people), views, 64, workers)
+    pixels = to_pixels(images.reshape(-1, 64, 64, 3))
+    targets = torch.tensor(table[list(ATTRIBUTES)].to_numpy(float), dtype=torch.float32)
+    judge = AttributeJudge().to(memory_format=torch.channels_last)
+    batch, steps = 128, epochs * (len(pixels) // 128)
+    optimizer = torch.optim.AdamW(judge.parameters(), 4e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    share = targets.mean(0)
+    balance = ((1 - share) / share).clamp(0.3, 8)
+    judge.train()
+    for _ in tqdm(range(epochs), desc="train attribute judge", unit="epoch"):
+        for rows in torch.randperm(len(pixels))[: steps // epochs * batch].split(batch):
+            x = pixels[rows]
+            # Blur, noise and contrast, so that it also reads the codec's soft pictures.
+            blurred = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, 1)
+            softness = torch.rand(len(x), 1, 1, 1)
+            x = (softness * blurred + (1 - softness) * x) * (1 + 0.15 * torch.randn(len(x), 1, 1, 1))
+            x = x + 0.05 * torch.randn_like(x)
+            loss = F.binary_cross_entropy_with_logits(judge(x), targets[rows], pos_weight=balance)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return judge.eval()
+
+
+def attribute_aucs(logits: pd.DataFrame, labels: pd.DataFrame) -> dict[str, float]:
+    """AUC of each attribute's logit against its label; attributes that do not vary are left out."""
+    varying = [a for a in logits if labels[a].nunique() == 2]
+    return {a: float(roc_auc_score(labels[a], logits[a])) for a in varying}

@@ -1,0 +1,135 @@
+"""Plots of the workbook: each takes ``ax`` (or makes one of the right size) and returns it."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+
+PICTURE_INCHES = 0.72  # width of one picture in a grid
+GAP = 0.04  # of a picture's height, between two rows or columns
+MUTED = "0.6"  # the grey of controls and references
+
+
+def image_grid(
+    images: UInt8[np.ndarray, "rows columns height width 3"],
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Pictures side by side as one image, with a title over each column and beside each row."""
+    images = np.asarray(images)
+    down, across, height, width = images.shape[:4]
+    gap = max(1, round(GAP * height))
+    canvas = np.full((down * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
+    for i in range(down):
+        for j in range(across):
+            top, left = i * (height + gap), j * (width + gap)
+            canvas[top : top + height, left : left + width] = images[i, j]
+    ax = ax or plt.figure(figsize=(across * PICTURE_INCHES, down * PICTURE_INCHES)).add_axes((0, 0, 1, 1))
+    ax.imshow(canvas, interpolation="lanczos", aspect="equal")
+    ax.spines[:].set_visible(False)
+    ax.xaxis.tick_top()
+    ax.set_xticks((np.arange(len(columns)) + 0.5) * (width + gap) - gap / 2, columns)
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * (height + gap) - gap / 2, rows)
+    ax.tick_params(length=0)
+    return ax
+
+
+def strip(
+    images: UInt8[np.ndarray, "pictures height width 3"], captions: Sequence[str], title: str = "", ax: Axes | None = None
+) -> Axes:
+    """One row of pictures with a caption under each."""
+    ax = image_grid(np.asarray(images)[None], captions, [title] if title else (), ax)
+    ax.xaxis.tick_bottom()
+    ax.tick_params(length=0)
+    return ax
+
+
+def cloud_with_arrows(
+    points: Float[np.ndarray, "points 2"],
+    mean: Float[np.ndarray, " 2"],
+    components: Float[np.ndarray, "pcs 2"],
+    deviations: Float[np.ndarray, " pcs"],
+    ax: Axes | None = None,
+) -> Axes:
+    """A 2-D cloud with its principal components as arrows, two standard deviations long."""
+    ax = ax or plt.subplots(figsize=(3.2, 3.2))[1]
+    ax.scatter(*points.T, s=5, alpha=0.4, linewidths=0)
+    for k, (component, deviation) in enumerate(zip(components, deviations, strict=True), 1):
+        tip = mean + 2 * deviation * component
+        ax.annotate("", tip, mean, arrowprops={"arrowstyle": "->", "lw": 2, "color": f"C{k}"})
+        ax.annotate(f"$w_{k}$", tip, textcoords="offset points", xytext=(4, 4), color=f"C{k}")
+    ax.set_aspect("equal")
+    return ax
+
+
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    controls: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Lines over one axis; those named in ``controls`` are grey and dashed."""
+    ax = ax or plt.subplots(figsize=(4.6, 2.8))[1]
+    for name, y in lines.items():
+        ax.plot(x, y, label=name, **({"color": MUTED, "ls": "--"} if name in controls else {}))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return ax
+
+
+def histogram(values: Float[np.ndarray, " n"], title: str = "", ax: Axes | None = None) -> Axes:
+    """A histogram with the normal density of the same mean and standard deviation."""
+    ax = ax or plt.subplots(figsize=(2.2, 1.8))[1]
+    mean, std = values.mean(), values.std()
+    x = np.linspace(values.min(), values.max(), 100)
+    ax.hist(values, bins="auto", density=True, alpha=0.5)
+    ax.plot(x, np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)), "k-", lw=1)
+    ax.set(title=title, yticks=[])
+    return ax
+
+
+def joint(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], xlabel: str, ylabel: str, ax: Axes | None = None
+) -> Axes:
+    """A two-dimensional histogram on equal axes, three standard deviations each way."""
+    ax = ax or plt.subplots(figsize=(2.2, 2.2))[1]
+    ax.hist2d(x, y, bins=24, range=[[-3, 3], [-3, 3]], cmap="Blues")
+    ax.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    return ax
+
+
+def matrix(table: pd.DataFrame, title: str = "", limit: float | None = None, ax: Axes | None = None) -> Axes:
+    """A signed table as colours, with its numbers."""
+    ax = ax or plt.subplots(figsize=(0.5 * len(table.columns) + 1.4, 0.36 * len(table) + 1.2))[1]
+    limit = limit or np.nanmax(np.abs(table.to_numpy()))
+    ax.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    for (i, j), value in np.ndenumerate(table.to_numpy()):
+        dark = abs(value) > 0.6 * limit
+        ax.text(j, i, f"{value:.1f}", ha="center", va="center", size=7, color="w" if dark else "k")
+    ax.set_xticks(range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set_title(title)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def paired_bars(table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+    """Horizontal bars, a group for each row and a bar for each column; ``controls`` are grey."""
+    ax = ax or plt.subplots(figsize=(5, 0.3 * len(table) + 0.8))[1]
+    colors = [MUTED if name in controls else f"C{i}" for i, name in enumerate(table)]
+    table.iloc[::-1].plot.barh(ax=ax, color=colors, width=0.75)
+    ax.set(xlabel=xlabel, ylabel="")
+    ax.legend(loc="lower right")
+    return ax
+
+
+def sigmas(strengths: Sequence[float]) -> list[str]:
+    """Captions of edit strengths, in standard deviations."""
+    return [f"{s:+.1f}σ" if s else "0" for s in strengths]

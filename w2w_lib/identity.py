@@ -1,0 +1,77 @@
+"""Does a personalised model paint its person? Generated pictures against real ones, by dlib's embedder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from w2w_lib.generate import Sampling, generate
+from w2w_lib.judges import embed_faces, id_score, verification_auc
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.people import People
+
+# Prompts that no fine-tuning sees; {} stands for the person.
+PROMPTS = (
+    "a photo of {}, facing left, on a green background, wearing white",
+    "a photo of {}, smiling, on a gray background, wearing black",
+    "a photo of {}, facing right, lit from the left, on a beige background, wearing blue",
+    "a photo of {}, facing forward, on a white background, wearing gray",
+)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Embeddings of pictures and whose they are."""
+
+    embeddings: Float[np.ndarray, "pictures dim"]
+    people: np.ndarray
+    found: np.ndarray
+
+    @classmethod
+    def of(cls, people: People, ids: list[str], views: int) -> "Faces":
+        """The first ``views`` pictures of each identity."""
+        images = np.concatenate([people.of(i)[:views] for i in ids])
+        embeddings, found = embed_faces(images)
+        return cls(embeddings, np.repeat(ids, views), found)
+
+    def templates(self) -> tuple[list[str], Float[np.ndarray, "people dim"]]:
+        """The mean embedding of each person."""
+        ids = list(dict.fromkeys(self.people))
+        return ids, np.stack([self.embeddings[self.people == i].mean(0) for i in ids])
+
+
+def paint(
+    pipeline: StableDiffusionPipeline,
+    layout: AdapterLayout,
+    theta: Float[Tensor, "models d"] | None,
+    models: int,
+    person: str = "sks person",
+    prompts: tuple[str, ...] = PROMPTS,
+    seed: int = 1000,
+    sampling: Sampling | None = None,
+) -> UInt8[np.ndarray, "models prompts height width 3"]:
+    """One picture of each model for each prompt, with seeds that differ from picture to picture."""
+    texts = [p.format(person) for p in prompts] * models
+    seeds = range(seed, seed + len(texts))
+    own = None if theta is None else theta.repeat_interleave(len(prompts), 0)
+    images = generate(pipeline, texts, seeds, layout, own, sampling=sampling)
+    return images.reshape(models, len(prompts), *images.shape[1:])
+
+
+def verify(
+    images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces
+) -> dict[str, float]:
+    """How well generated pictures are told to be their own person among all: AUC, rank-1, ID score, faces found."""
+    embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
+    people = np.repeat(ids, images.shape[1])
+    names, templates = real.templates()
+    nearest = np.linalg.norm(embeddings[:, None] - templates[None], axis=-1).argmin(1)
+    own = templates[[names.index(p) for p in people]]
+    return {
+        "auc": verification_auc(embeddings, people, real.embeddings, real.people),
+        "rank1": float((np.array(names)[nearest] == people).mean()),
+        "id_score": float(id_score(embeddings, own).mean()),
+        "detected": float(found.mean()),
+    }

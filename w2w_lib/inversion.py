@@ -1,0 +1,65 @@
+"""Inversion: the point of w2w space whose model paints the person of a single picture."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from w2w_lib.bank import wearing
+from w2w_lib.base_model import INSTANCE_PROMPT, encode_prompts
+from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.space import WeightSpace
+
+
+@dataclass(frozen=True)
+class InversionRecipe:
+    """Settings of the optimisation; coefficients are in standard deviations of the training models."""
+
+    steps: int = 200
+    learning_rate: float = 0.1
+    batch: int = 8
+    prior: float = 1e-3  # weight of the squared coefficients: a pull towards the mean person
+    timesteps: tuple[int, int] = (0, 1000)
+    seed: int = 0
+
+
+def invert(
+    pipeline: StableDiffusionPipeline,
+    space: WeightSpace,
+    latents: Float[Tensor, "pictures channels height width"],
+    recipe: InversionRecipe | None = None,
+    mask: Float[Tensor, "pictures 1 height width"] | None = None,
+    progress: bool = True,
+) -> tuple[Float[Tensor, "pictures pcs"], Float[Tensor, "steps pictures"]]:
+    """Coefficients of one model for each picture and the losses on the way (Dravid et al. 2024, §3.4, eq. 3).
+
+    Only the coefficients move, from the mean model, on the prompt "sks person" and without prior preservation: the
+    space itself is the prior. All pictures are inverted at once, each with its own random stream.
+    """
+    recipe = recipe or InversionRecipe()
+    count, device = len(latents), pipeline.device
+    units = torch.zeros(count, len(space.components), requires_grad=True)
+    std = space.std
+    optimizer = torch.optim.Adam([units], recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
+    text = encode_prompts(pipeline, [INSTANCE_PROMPT]).expand(count * recipe.batch, -1, -1)
+    rows = torch.arange(count).repeat_interleave(recipe.batch)
+    cells = None if mask is None else mask[rows].to(device)
+    history = []
+    for _ in tqdm(range(recipe.steps), desc="invert", disable=not progress):
+        parts = [draw(r, x[None].cpu(), recipe.batch, recipe.timesteps) for r, x in zip(streams, latents, strict=True)]
+        batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
+        theta = space.unproject(units * std).to(device)
+        optimizer.zero_grad()
+        with wearing(pipeline.unet, space.layout, theta, rows):
+            losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, text, cells)
+        per_picture = losses.view(count, recipe.batch).mean(1)
+        (per_picture.sum() + recipe.prior * units.square().sum().to(device) / units.shape[1]).backward()
+        optimizer.step()
+        schedule.step()
+        history.append(per_picture.detach().cpu())
+    return (units * std).detach(), torch.stack(history)

@@ -1,0 +1,138 @@
+"""w2w space: the linear space that the weights of many personalised models span."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from w2w_lib.layout import AdapterLayout
+
+
+@dataclass(frozen=True)
+class WeightSpace:
+    """Mean and principal components of weight vectors, with the training models' coefficients.
+
+    theta = mean + coefficients @ components (times ``scale`` number by number where theta was standardised).
+    """
+
+    layout: AdapterLayout
+    ids: list[str]
+    mean: Float[Tensor, " d"]
+    components: Float[Tensor, "pcs d"]
+    coefficients: Float[Tensor, "models pcs"]
+    total_variance: float
+    scale: Float[Tensor, " d"] | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        layout: AdapterLayout,
+        theta: Float[Tensor, "models d"],
+        ids: list[str],
+        components: int | None = None,
+        standardise: bool = False,
+        seed: int = 0,
+    ) -> "WeightSpace":
+        """PCA of the weight vectors (Dravid et al. 2024, §3.2); ``standardise`` as in the authors' release."""
+        if len(theta) < 2:
+            raise ValueError(f"{len(theta)} models: a space needs at least 2; fine-tune more identities")
+        if components is not None and not 0 < components < len(theta):
+            raise ValueError(f"{components} components: expected 1 to {len(theta) - 1} for {len(theta)} models")
+        scale = theta.std(0).clamp(min=1e-8) if standardise else None
+        data = (theta / scale if standardise else theta).double().numpy()
+        # The covariance's eigenvectors are exact; PCA's randomised solver missed the 500th by 4% (DESIGN §4).
+        exact = "full" if min(data.shape) <= 5000 else "randomized"
+        pca = PCA(components or len(theta) - 1, svd_solver=exact, random_state=seed)
+        coefficients = pca.fit_transform(data)
+        return cls(
+            layout,
+            list(ids),
+            torch.from_numpy(pca.mean_).float(),
+            torch.from_numpy(pca.components_).float(),
+            torch.from_numpy(coefficients).float(),
+            float(data.var(0, ddof=1).sum()),
+            scale,
+        )
+
+    @property
+    def std(self) -> Float[Tensor, " pcs"]:
+        """Standard deviation of the training coefficients, component by component."""
+        return self.coefficients.std(0)
+
+    @property
+    def explained(self) -> Float[np.ndarray, " pcs"]:
+        """Share of the total variance that each component explains."""
+        return (self.coefficients.var(0) / self.total_variance).numpy()
+
+    def truncated(self, components: int) -> "WeightSpace":
+        """The space of the first components only."""
+        return WeightSpace(
+            self.layout,
+            self.ids,
+            self.mean,
+            self.components[:components],
+            self.coefficients[:, :components],
+            self.total_variance,
+            self.scale,
+        )
+
+    def project(self, theta: Float[Tensor, "*models d"]) -> Float[Tensor, "*models pcs"]:
+        """Coefficients of weight vectors."""
+        scaled = theta if self.scale is None else theta / self.scale
+        return (scaled - self.mean) @ self.components.T
+
+    def unproject(self, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models d"]:
+        """Weight vectors of coefficients; differentiable."""
+        theta = self.mean + coefficients @ self.components
+        return theta if self.scale is None else theta * self.scale
+
+    def sample(self, count: int, seed: int) -> Float[Tensor, "count pcs"]:
+        """Coefficients drawn from N(mu_k, sigma_k), component by component (Dravid et al. 2024, §3.2)."""
+        rng = torch.Generator().manual_seed(seed)
+        noise = torch.randn(count, len(self.components), generator=rng)
+        return self.coefficients.mean(0) + noise * self.std
+
+    def nearest(self, coefficients: Float[Tensor, "models pcs"], count: int = 1) -> tuple[list[list[str]], Tensor]:
+        """The training identities most alike by cosine similarity, with the similarities (§4.2)."""
+        similarity = torch.nn.functional.cosine_similarity(coefficients[:, None], self.coefficients[None], dim=-1)
+        best = similarity.topk(count, dim=1)
+        return [[self.ids[i] for i in row] for row in best.indices.tolist()], best.values
+
+    def save(self, path: str | Path) -> None:
+        """Write the space as one safetensors file."""
+        tensors = {"mean": self.mean, "components": self.components, "coefficients": self.coefficients}
+        if self.scale is not None:
+            tensors["scale"] = self.scale
+        metadata = {
+            "layout": self.layout.to_json(),
+            "ids": json.dumps(self.ids),
+            "total_variance": repr(self.total_variance),
+        }
+        partial = Path(path).with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "WeightSpace":
+        """Read a saved space; FileNotFoundError if there is none."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: expected a saved w2w space; run notebook 03 first")
+        with safe_open(path, framework="pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        return cls(
+            AdapterLayout.from_json(metadata["layout"]),
+            json.loads(metadata["ids"]),
+            tensors["mean"],
+            tensors["components"],
+            tensors["coefficients"],
+            float(metadata["total_variance"]),
+            tensors.get("scale"),
+        )
