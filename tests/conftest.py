@@ -87,15 +87,18 @@ def copy_repository(target: Path, without: tuple[str, ...] = ()) -> Checkout:
 def toy_checkout(target: Path) -> Checkout:
     """The repository with its real stages, but notebooks that only write each stage's outputs."""
     checkout = copy_repository(target, without=("notebooks/", "data/", "dvc.lock"))
-    base = checkout.root / "data/base/pocket"
-    base.mkdir(parents=True)
-    (base / "model_index.json").write_text("{}")
     for stage in YAML(typ="safe").load(checkout.root / "dvc.yaml")["stages"].values():
         stage = stage.get("do", stage)
         listed = stage["outs"] + stage.get("metrics", [])
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in listed]
         code = TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")])
         write_notebook(checkout.root / stage["cmd"].split()[2], code)
+        shipped = [name for name in stage["deps"] if name.startswith("data/")]
+        for name in shipped + (outs if stage.get("frozen") else []):
+            path = checkout.root / name
+            file = path if path.suffix else path / "model_index.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
     return checkout
 
 

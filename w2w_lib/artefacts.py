@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -58,8 +59,8 @@ class Artefacts:
         return self._file("inversions", name)
 
     def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
-        """Write a stage's metrics, rounded, for ``dvc metrics show``."""
-        rounded = {name: round(float(value), digits) for name, value in numbers.items()}
+        """Write a stage's metrics, rounded, for ``dvc metrics show``; leave out what is not a number."""
+        rounded = {name: round(float(value), digits) for name, value in numbers.items() if isfinite(value)}
         paths.metrics(self.profile, stage).write_text(json.dumps(rounded, indent=1) + "\n")
 
     def _file(self, *parts: str) -> Path:

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from w2w_lib.attribute_judge import AttributeJudge
 from w2w_lib.base_model import encode_images
 from w2w_lib.generate import Sampling, decode, generate, to_pixels
-from w2w_lib.judges import face_landmarks
+from w2w_lib.judges import face_points
 from w2w_lib.population.view import BACKGROUNDS
 
 Images = UInt8[np.ndarray, "batch height width 3"]
@@ -55,16 +55,16 @@ def frechet_distance(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"
     """|μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½), between Gaussians fitted to the rows (Heusel et al. 2017)."""
     difference = a.mean(0) - b.mean(0)
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
-    roots = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real.clip(0))  # of a product of two covariances: real, >= 0
-    return float(difference @ difference + np.trace(cov_a + cov_b) - 2 * roots.sum())
+    squares = np.linalg.eigvals(cov_a @ cov_b).real.clip(0)  # of a product of two covariances: real, >= 0
+    return float(difference @ difference + np.trace(cov_a + cov_b) - 2 * np.sqrt(squares).sum())
 
 
 def precision_recall(
     real: Float[np.ndarray, "n dim"], generated: Float[np.ndarray, "m dim"], neighbours: int = 3
 ) -> tuple[float, float]:
-    """Shares of generated rows among the real, and of real rows among the generated (Kynkäänniemi et al. 2019).
+    """Shares of generated rows among the real and of real among the generated (Kynkäänniemi et al. 2019).
 
-    A point is among a cloud if it lies within the distance of some cloud point to that point's k-th neighbour.
+    A point is among a cloud if it is as near to one of its points as that point's k-th neighbour is.
     """
 
     def share_inside(points, cloud) -> float:
@@ -74,10 +74,11 @@ def precision_recall(
     return share_inside(generated, real), share_inside(real, generated)
 
 
-def shuffle_patches(images: Images, seed: int, cells: int = 4) -> Images:
-    """Every picture cut into ``cells`` x ``cells`` squares in random order: a control with the same colours."""
+def shuffle_patches(images: Images, seed: int, cells: int = 8) -> Images:
+    """Every picture cut into ``cells`` x ``cells`` squares in random order: a control of the same colours."""
     rng, side = np.random.default_rng(seed), images.shape[1] // cells
-    squares = images.reshape(-1, cells, side, cells, side, 3).swapaxes(2, 3).reshape(-1, cells**2, side, side, 3)
+    grid = images.reshape(-1, cells, side, cells, side, 3).swapaxes(2, 3)
+    squares = grid.reshape(-1, cells**2, side, side, 3)
     mixed = np.stack([own[rng.permutation(cells**2)] for own in squares])
     return mixed.reshape(-1, cells, cells, side, side, 3).swapaxes(2, 3).reshape(images.shape)
 
@@ -119,10 +120,9 @@ def _auc(high, low) -> float:
 
 # ---------------------------------------------------------------- does the view do what the caption says?
 def face_turn(images: Images) -> Float[np.ndarray, " batch"]:
-    """How far the nose tip is right of the eyes' middle, in eye distances."""
-    points = face_landmarks(images)
-    left, right = points[:, 36:42].mean(1), points[:, 42:48].mean(1)
-    return (points[:, 30] - (left + right) / 2)[:, 0] / np.linalg.norm(right - left, axis=1)
+    """How far the nose is right of the eyes' middle, in eye distances."""
+    left, right, nose, _, _ = face_points(images).swapaxes(0, 1)
+    return (nose - (left + right) / 2)[:, 0] / np.linalg.norm(right - left, axis=1)
 
 
 def light_side(images: Images) -> Float[np.ndarray, " batch"]:
@@ -135,16 +135,16 @@ def light_side(images: Images) -> Float[np.ndarray, " batch"]:
 
 def mouth_width(images: Images) -> Float[np.ndarray, " batch"]:
     """Distance of the corners of the mouth, in eye distances."""
-    points = face_landmarks(images)
-    eyes = points[:, 42:48].mean(1) - points[:, 36:42].mean(1)
-    return np.linalg.norm(points[:, 54] - points[:, 48], axis=1) / np.linalg.norm(eyes, axis=1)
+    left, right, _, left_corner, right_corner = face_points(images).swapaxes(0, 1)
+    return np.linalg.norm(right_corner - left_corner, axis=1) / np.linalg.norm(right - left, axis=1)
 
 
 def mouth_opening(images: Images) -> Float[np.ndarray, " batch"]:
-    """Height of the gap between the lips, in eye distances."""
-    points = face_landmarks(images)
-    eyes = points[:, 42:48].mean(1) - points[:, 36:42].mean(1)
-    return (points[:, 65:68] - points[:, 61:64])[..., 1].mean(1) / np.linalg.norm(eyes, axis=1)
+    """How much darker the darkest point about the mouth is than the middle of the face."""
+    size, brightness = images.shape[1], images.mean(-1)
+    mouth = brightness[:, int(0.66 * size) : int(0.8 * size), int(0.4 * size) : int(0.6 * size)]
+    middle = brightness[:, int(0.45 * size) : int(0.65 * size), int(0.35 * size) : int(0.65 * size)]
+    return 1 - mouth.min((1, 2)) / middle.mean((1, 2)).clip(1)
 
 
 def nearest_background(images: Images) -> list[str]:
@@ -196,6 +196,9 @@ def view_scores(pictures: dict[str, Images]) -> dict[str, float]:
         if len(pictures[test.high]) and len(pictures[test.low])
     }
     right = [
-        name == colour for colour in BACKGROUNDS for name in nearest_background(pictures[f"on a {colour} background"])
+        name == colour
+        for colour in BACKGROUNDS
+        if len(shown := pictures[f"on a {colour} background"])
+        for name in nearest_background(shown)
     ]
     return scores | {"background": float(np.mean(right))}

@@ -11,6 +11,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import w2w_lib.codec  # noqa: F401  diffusers loads a class of ours only from a module that is imported already
+
 IDENTIFIER = "sks"  # the word that stands for the person; it means nothing to the base (Ruiz et al. 2023)
 INSTANCE_PROMPT = f"{IDENTIFIER} person"
 CLASS_PROMPT = "person"
@@ -76,8 +78,8 @@ def fingerprint(base: str | Path | StableDiffusionPipeline) -> str:
     digest = hashlib.sha256(json.dumps(dict(unet.config), sort_keys=True, default=str).encode())
     for name, tensor in sorted(unet.state_dict().items()):
         digest.update(name.encode())
-        # In half precision, so that a base is itself whatever precision it is loaded in.
-        digest.update(tensor.detach().cpu().to(torch.float16).contiguous().numpy().tobytes())
+        # Rounded to bf16, the coarsest precision it is opened in, so that a base is itself in each of them.
+        digest.update(tensor.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

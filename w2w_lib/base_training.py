@@ -1,4 +1,4 @@
-"""Train the pocket base: a small Stable Diffusion, from captions, on rendered people who appear nowhere else."""
+"""Train the pocket base, a small Stable Diffusion, on captioned renders of people who appear nowhere else."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -39,7 +39,9 @@ class BaseRecipe:
     text_layers: int = 2
     captions_per_view: int = 8
     empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
-    steps: int = 6000
+    steps: int = 5500
+    summary_after: int = 3500  # from this step on, a share of the captions is seen through its summary alone
+    summary_share: float = 0.7
     batch_size: int = 64
     learning_rate: float = 8e-4
     warmup_steps: int = 300
@@ -103,7 +105,8 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
                 for _ in range(recipe.captions_per_view):
                     text = caption(person, view, rng)
                     captions.append("" if rng.random() < recipe.empty_share else text)
-        captions = [c if len(tokenizer.tokenize(c)) <= MAX_TOKENS - 2 else c.replace(",", "") for c in captions]
+        fitting = [len(tokenizer.tokenize(c)) <= MAX_TOKENS - 2 for c in captions]
+        captions = [c if fits else c.replace(",", "") for c, fits in zip(captions, fitting, strict=True)]
         ids = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
         tokens = torch.tensor(ids, dtype=torch.int16).reshape(
             len(latents), recipe.captions_per_view, MAX_TOKENS
@@ -113,7 +116,8 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
     stored = load_file(cache)
     codec = PatchCodec(latent_channels=recipe.latent_channels)
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
-    return BaseData(stored["latents"], stored["tokens"], codec, held_out=min(64, recipe.people // 4) * recipe.views)
+    held_out = min(64, recipe.people // 4) * recipe.views
+    return BaseData(stored["latents"], stored["tokens"], codec, held_out)
 
 
 class BaseTrainer:
@@ -149,18 +153,36 @@ class BaseTrainer:
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [*self.unet.parameters(), *self.text_encoder.parameters()]
 
+    def _text(self, tokens: Tensor, summarised: Bool[Tensor, " batch"] | None) -> Float[Tensor, "batch tokens width"]:
+        """Text states; where ``summarised``, every position holds the end-of-text state, the caption in one vector.
+
+        A rank-1 adapter on keys and values shifts all positions alike, so the UNet must know how to read a person from
+        such a shift, not only from the words of a caption.
+        """
+        states = self.text_encoder(tokens.long()).last_hidden_state
+        if summarised is None:
+            return states
+        ends = (tokens == self.tokenizer.eos_token_id).int().argmax(1)
+        summary = states[torch.arange(len(states)), ends.long()][:, None].expand_as(states)
+        return torch.where(summarised[:, None, None], summary, states)
+
     def _loss(
-        self, latents: Tensor, tokens: Tensor, noise: Tensor, timesteps: Tensor
+        self,
+        latents: Tensor,
+        tokens: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        summarised: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
-        text = self.text_encoder(tokens.long()).last_hidden_state
+        text = self._text(tokens, summarised)
         noisy = noisy.to(torch.bfloat16, memory_format=torch.channels_last)
         prediction = self.unet(noisy, timesteps, text).sample
         return F.mse_loss(prediction.float(), target, reduction="none").mean((1, 2, 3))
 
     def train_step(self) -> float:
-        """One AdamW step; its randomness is a function of the seed and the step alone, so runs resume exactly."""
+        """One AdamW step; its randomness depends on the seed and the step alone, so runs resume exactly."""
         recipe, data = self.recipe, self.data
         rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
         count = len(data.latents) - data.held_out
@@ -172,7 +194,9 @@ class BaseTrainer:
         ) / recipe.batch_size
         timesteps = (strata * self.scheduler.config.num_train_timesteps).long()
         noise = torch.randn(data.latents[rows].shape, generator=rng)
-        batch = (data.latents[rows], data.tokens[rows, columns], noise, timesteps)
+        share = recipe.summary_share if self.step >= recipe.summary_after else 0.0
+        summarised = torch.rand(recipe.batch_size, generator=rng) < share
+        batch = (data.latents[rows], data.tokens[rows, columns], noise, timesteps, summarised)
         loss = self._loss(*(x.to(self.device) for x in batch)).mean()
         loss.backward()
         parameters = self._parameters()
@@ -199,12 +223,18 @@ class BaseTrainer:
         bare = self.tokenizer(
             "person", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
         ).input_ids
-        captions = {"right": tokens, "dropped": bare.expand(len(tokens), -1), "wrong": tokens.roll(7, 0)}
+        whole, summary = torch.zeros(len(tokens), dtype=torch.bool), torch.ones(len(tokens), dtype=torch.bool)
+        captions = {
+            "right": (tokens, whole),
+            "summary": (tokens, summary),
+            "dropped": (bare.expand(len(tokens), -1), whole),
+            "wrong": (tokens.roll(7, 0), whole),
+        }
         return {
-            f"loss_{kind}": self._loss(*(x.to(self.device) for x in (latents, c, noise, timesteps)))
+            f"loss_{kind}": self._loss(*(x.to(self.device) for x in (latents, c, noise, timesteps, by_summary)))
             .mean()
             .item()
-            for kind, c in captions.items()
+            for kind, (c, by_summary) in captions.items()
         }
 
     def _richest_captions(self) -> Int[Tensor, "images tokens"]:
@@ -284,10 +314,10 @@ def train_base(
     workers: int = 2,
     checkpoint_every: int = 500,
 ) -> list[dict]:
-    """Train (or continue) the base and write it as a half-precision pipeline folder ``out``; returns the loss log.
+    """Train (or continue) the base, write it as a half-precision pipeline folder ``out``, return the loss log.
 
-    Interrupt it at any time: the next call continues from the last checkpoint in ``work`` to the same result. A base
-    that is already in ``out`` is left as it is; ValueError if it was made by another recipe.
+    Interrupt it at any time: the next call continues from the last checkpoint in ``work``.
+    A base that is already in ``out`` is left as it is; ValueError if it was made by another recipe.
     """
     if (out / "training.json").exists():
         return _finished(recipe, out)

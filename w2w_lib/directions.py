@@ -25,8 +25,8 @@ class Direction:
 
     attribute: str
     vector: Float[Tensor, " pcs"]
-    lowest: float  # the training models' extreme projections, in the same unit; the paper's strength is ``highest``
-    highest: float
+    lowest: float  # the training models' extreme projections, in the same unit;
+    highest: float  # the paper's strength is this one
     held_out_auc: float
 
     def step(self, space: WeightSpace, strength: float = 1.0) -> Float[Tensor, " d"]:
@@ -51,11 +51,11 @@ def fit_directions(
     disentangle: bool = True,
     seed: int = 0,
 ) -> dict[str, Direction]:
-    """One direction for each label column by least squares on the coefficients (Dravid et al. 2024, §3.3, §4.1).
+    """One direction for each label column by least squares on the coefficients (Dravid et al. 2024, §3.3).
 
-    ``labels`` is indexed by identity. With ``disentangle`` the directions are solved jointly: moving along one leaves
-    the linear scores of all other labels unchanged. The held-out AUC is that of classifiers fitted without a share
-    ``held_out`` of the identities. ValueError where an identity has no labels or a label does not vary.
+    ``labels`` is indexed by identity. With ``disentangle`` the directions are solved jointly: one leaves the
+    linear scores of all other labels unchanged. The held-out AUC is of classifiers fitted without a share
+    ``held_out`` of the identities. ValueError for an identity without labels or a label that does not vary.
     """
     missing = [i for i in space.ids if i not in labels.index]
     if missing:
@@ -91,7 +91,7 @@ def separation(
     coefficients: Float[Tensor, "models pcs"],
     labels: pd.DataFrame,
 ) -> dict[str, float]:
-    """AUC of every direction's projection against its label, for models that need not be in the space's training set.
+    """AUC of every direction's projection against its label, for any models, seen in training or not.
 
     Rows of ``coefficients`` and ``labels`` correspond; NaN where a label does not vary.
     """

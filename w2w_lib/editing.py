@@ -31,7 +31,7 @@ def opposite_strengths(
 ) -> Float[Tensor, " models"]:
     """Strengths that take the attribute away where it is shown and give it elsewhere.
 
-    ``share`` is the part of the way to the training models' extreme projection; the paper's strength is all of it.
+    ``share`` is the part of the way to the training models' extreme projection (the paper goes all of it).
     """
     return share * torch.where(torch.tensor(np.asarray(shown)), direction.lowest, direction.highest)
 
@@ -48,14 +48,14 @@ def flipped(before: pd.DataFrame, after: pd.DataFrame, attribute: str) -> Bool[n
 
 
 def side_effects(before: pd.DataFrame, after: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What every edit (row) did to every verdict (column), in standard deviations of the unedited people's logits.
+    """What every edit (row) did to every verdict (column), in standard deviations over the unedited people.
 
     Signs are turned so that a wanted change is positive on the diagonal.
     """
     rows = {}
     for attribute, logits in after.items():
-        wanted = np.where(before[attribute] > 0, -1, 1)[:, None]
-        rows[attribute] = (wanted * (logits - before) / before.std()).mean()
+        wanted = np.where(before[attribute] > 0, -1, 1)
+        rows[attribute] = ((logits - before) / before.std()).mul(wanted, axis=0).mean()
     return pd.DataFrame(rows).T
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 
@@ -28,7 +29,9 @@ def image_grid(
         for j in range(across):
             top, left = i * (height + gap), j * (width + gap)
             canvas[top : top + height, left : left + width] = images[i, j]
-    ax = ax or plt.figure(figsize=(across * PICTURE_INCHES, down * PICTURE_INCHES)).add_axes((0, 0, 1, 1))
+    if ax is None:
+        size = (across * PICTURE_INCHES, down * PICTURE_INCHES)
+        ax = plt.figure(figsize=size, layout="none").add_axes((0, 0, 1, 1))
     ax.imshow(canvas, interpolation="lanczos", aspect="equal")
     ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
@@ -39,7 +42,10 @@ def image_grid(
 
 
 def strip(
-    images: UInt8[np.ndarray, "pictures height width 3"], captions: Sequence[str], title: str = "", ax: Axes | None = None
+    images: UInt8[np.ndarray, "pictures height width 3"],
+    captions: Sequence[str],
+    title: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
     """One row of pictures with a caption under each."""
     ax = image_grid(np.asarray(images)[None], captions, [title] if title else (), ax)
@@ -120,16 +126,28 @@ def matrix(table: pd.DataFrame, title: str = "", limit: float | None = None, ax:
     return ax
 
 
-def paired_bars(table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+def paired_bars(
+    table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), ax: Axes | None = None
+) -> Axes:
     """Horizontal bars, a group for each row and a bar for each column; ``controls`` are grey."""
     ax = ax or plt.subplots(figsize=(5, 0.3 * len(table) + 0.8))[1]
     colors = [MUTED if name in controls else f"C{i}" for i, name in enumerate(table)]
     table.iloc[::-1].plot.barh(ax=ax, color=colors, width=0.75)
     ax.set(xlabel=xlabel, ylabel="")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
 def sigmas(strengths: Sequence[float]) -> list[str]:
     """Captions of edit strengths, in standard deviations."""
     return [f"{s:+.1f}σ" if s else "0" for s in strengths]
+
+
+def against_paper(profile: str, rows: Sequence[tuple[str, str, str]]) -> Markdown:
+    """The table at a notebook's end: what was measured, what the paper reports, what we found."""
+    lines = [
+        f"| | the paper | here ({profile}) |",
+        "|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    return Markdown("\n".join(lines))

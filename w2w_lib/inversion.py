@@ -36,8 +36,8 @@ def invert(
 ) -> tuple[Float[Tensor, "pictures pcs"], Float[Tensor, "steps pictures"]]:
     """Coefficients of one model for each picture and the losses on the way (Dravid et al. 2024, §3.4, eq. 3).
 
-    Only the coefficients move, from the mean model, on the prompt "sks person" and without prior preservation: the
-    space itself is the prior. All pictures are inverted at once, each with its own random stream.
+    Only the coefficients move, from the mean model, on "sks person" and without prior preservation: the space
+    itself is the prior. All pictures are inverted at once, each with its own random stream.
     """
     recipe = recipe or InversionRecipe()
     count, device = len(latents), pipeline.device
@@ -51,7 +51,10 @@ def invert(
     cells = None if mask is None else mask[rows].to(device)
     history = []
     for _ in tqdm(range(recipe.steps), desc="invert", disable=not progress):
-        parts = [draw(r, x[None].cpu(), recipe.batch, recipe.timesteps) for r, x in zip(streams, latents, strict=True)]
+        parts = [
+            draw(r, x[None].cpu(), recipe.batch, recipe.timesteps)
+            for r, x in zip(streams, latents, strict=True)
+        ]
         batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
         theta = space.unproject(units * std).to(device)
         optimizer.zero_grad()

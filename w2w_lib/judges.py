@@ -21,6 +21,7 @@ DETECTION_THRESHOLD = 0.9
 FALLBACK_BOX = (
     np.array([0.27, 0.25, 0.73, 0.86]) * JUDGE_SIZE
 )  # where a portrait's face is when none was detected
+FALLBACK_POINTS = np.array([[0.4, 0.48], [0.6, 0.48], [0.5, 0.6], [0.42, 0.72], [0.58, 0.72]]) * JUDGE_SIZE
 
 
 @cache
@@ -34,9 +35,8 @@ def _dlib_models() -> tuple:
     spec = importlib.util.find_spec("face_recognition_models")
     folder = Path(spec.submodule_search_locations[0]) / "models"
     landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
-    detailed = dlib.shape_predictor(str(folder / "shape_predictor_68_face_landmarks.dat"))
     embedder = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
-    return landmarks, detailed, embedder
+    return landmarks, embedder
 
 
 def _enlarge(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
@@ -57,8 +57,8 @@ def detect_faces(images: UInt8[np.ndarray, "batch height width 3"], batch_size: 
 def embed_faces(
     images: UInt8[np.ndarray, "batch height width 3"], progress: bool = False
 ) -> tuple[Float[np.ndarray, "batch 128"], Bool[np.ndarray, " batch"]]:
-    """Identity embeddings (batch, 128) and whether a face was detected; undetected faces use a default box."""
-    landmarks, _, network = _dlib_models()
+    """Identity embeddings and whether a face was detected; undetected faces use a default box."""
+    landmarks, network = _dlib_models()
     boxes, found = detect_faces(images)
     embeddings = []
     for image, box in zip(tqdm(images, desc="embed", disable=not progress), boxes, strict=True):
@@ -68,14 +68,14 @@ def embed_faces(
     return np.array(embeddings), found
 
 
-def face_landmarks(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch 68 2"]:
-    """The 68 landmarks of the iBUG scheme, in pixels of the enlarged picture."""
-    _, detailed, _ = _dlib_models()
-    boxes, _ = detect_faces(images)
-    shapes = [
-        detailed(np.asarray(_enlarge(image)), _dlib_square(box)) for image, box in zip(images, boxes, strict=True)
-    ]
-    return np.array([[(point.x, point.y) for point in shape.parts()] for shape in shapes], float)
+def face_points(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch 5 2"]:
+    """MTCNN's points in the enlarged picture: left and right eye, nose, left and right mouth corner."""
+    points = np.tile(FALLBACK_POINTS, (len(images), 1, 1))
+    _, _, detected = _detector().detect([_enlarge(image) for image in images], landmarks=True)
+    for own, found in zip(points, detected, strict=True):
+        if found is not None:
+            own[:] = found[0]
+    return points
 
 
 def _dlib_square(box: Float[np.ndarray, "4"]) -> dlib.rectangle:

@@ -45,7 +45,9 @@ class People:
         images = {i: source.images(i) for i in tqdm(ids, desc="read people", unit="person")}
         pictures = pd.DataFrame({"id": [i for i, own in images.items() for _ in own]})
         index = pd.Index(ids, name="id")
-        labels = pd.DataFrame(index=index) if source.labels is None else source.labels.loc[ids].set_axis(index)
+        labels = (
+            pd.DataFrame(index=index) if source.labels is None else source.labels.loc[ids].set_axis(index)
+        )
         return cls(np.concatenate(list(images.values())), pictures, labels)
 
     @property

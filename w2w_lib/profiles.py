@@ -1,6 +1,7 @@
 """Profiles are data: the size of every stage stands in `params.yaml`, per profile and stage."""
 
 import os
+import re
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -59,12 +60,13 @@ def enrol(profile: str, source: str | None = None) -> None:
     base(profile)
     if profile in params[LAYOUT]:
         return
-    yaml = YAML()  # round trip: comments and order stay
-    yaml.width = 200
-    document = yaml.load(paths.PARAMS)
-    document[LAYOUT][profile] = {"base": paths.shown(folder)}
+    # one line of text more: a dump would lay out the whole file anew
+    line = f"{LAYOUT}:\n  {profile}: {{base: {paths.shown(folder)}}}\n"
+    text = re.sub(
+        rf"^{LAYOUT}:.*\n", line, paths.PARAMS.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE
+    )
     scratch = paths.PARAMS.with_suffix(".tmp")
-    yaml.dump(document, scratch)
+    scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, paths.PARAMS)
 
 

@@ -36,8 +36,7 @@ class Studio:
 def edited_image(
     studio: Studio, person: str, strengths: Mapping[str, float], prompt: str, seed: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The person's picture after edits of the given strengths, in standard deviations; the same arguments give the
-    same pixels."""
+    """The person's picture after edits, in standard deviations; the same arguments give the same pixels."""
     return edited_images(studio, person, [strengths], prompt, seed)[0]
 
 
@@ -49,7 +48,14 @@ def edited_images(
         raise ValueError(f"unknown person {person!r}: there are {', '.join(studio.people)}")
     steps = torch.stack([combined_step(studio.space, studio.directions, edit) for edit in edits])
     theta, count = studio.people[person] + steps, len(edits)
-    return generate(studio.pipeline, [prompt] * count, [seed] * count, studio.space.layout, theta, sampling=studio.sampling)
+    return generate(
+        studio.pipeline,
+        [prompt] * count,
+        [seed] * count,
+        studio.space.layout,
+        theta,
+        sampling=studio.sampling,
+    )
 
 
 def edit_strips(
@@ -89,7 +95,13 @@ def panel(studio: Studio, prompt: str, seed: int = 0, reach: float = 3.0) -> wid
 def _slider(attribute: str, reach: float) -> widgets.FloatSlider:
     # continuous_update=False is the debounce: a picture takes longer than a slider's next event.
     return widgets.FloatSlider(
-        0.0, min=-reach, max=reach, step=0.1, description=attribute, continuous_update=False, readout_format=".1f"
+        0.0,
+        min=-reach,
+        max=reach,
+        step=0.1,
+        description=attribute,
+        continuous_update=False,
+        readout_format=".1f",
     )
 
 

@@ -40,11 +40,13 @@ class WeightSpace:
         standardise: bool = False,
         seed: int = 0,
     ) -> "WeightSpace":
-        """PCA of the weight vectors (Dravid et al. 2024, §3.2); ``standardise`` as in the authors' release."""
+        """PCA of weight vectors (Dravid et al. 2024, §3.2); ``standardise`` as in the authors' release."""
         if len(theta) < 2:
             raise ValueError(f"{len(theta)} models: a space needs at least 2; fine-tune more identities")
         if components is not None and not 0 < components < len(theta):
-            raise ValueError(f"{components} components: expected 1 to {len(theta) - 1} for {len(theta)} models")
+            raise ValueError(
+                f"{components} components: expected 1 to {len(theta) - 1} for {len(theta)} models"
+            )
         scale = theta.std(0).clamp(min=1e-8) if standardise else None
         data = (theta / scale if standardise else theta).double().numpy()
         # The covariance's eigenvectors are exact; PCA's randomised solver missed the 500th by 4% (DESIGN §4).
@@ -99,9 +101,13 @@ class WeightSpace:
         noise = torch.randn(count, len(self.components), generator=rng)
         return self.coefficients.mean(0) + noise * self.std
 
-    def nearest(self, coefficients: Float[Tensor, "models pcs"], count: int = 1) -> tuple[list[list[str]], Tensor]:
+    def nearest(
+        self, coefficients: Float[Tensor, "models pcs"], count: int = 1
+    ) -> tuple[list[list[str]], Tensor]:
         """The training identities most alike by cosine similarity, with the similarities (§4.2)."""
-        similarity = torch.nn.functional.cosine_similarity(coefficients[:, None], self.coefficients[None], dim=-1)
+        similarity = torch.nn.functional.cosine_similarity(
+            coefficients[:, None], self.coefficients[None], dim=-1
+        )
         best = similarity.topk(count, dim=1)
         return [[self.ids[i] for i in row] for row in best.indices.tolist()], best.values
 
@@ -125,7 +131,7 @@ class WeightSpace:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: expected a saved w2w space; run notebook 03 first")
         with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
             metadata = file.metadata()
         return cls(
             AdapterLayout.from_json(metadata["layout"]),
@@ -136,3 +142,25 @@ class WeightSpace:
             float(metadata["total_variance"]),
             tensors.get("scale"),
         )
+
+
+def independent_columns(theta: Float[Tensor, "models d"], seed: int) -> Float[Tensor, "models d"]:
+    """Every column shuffled on its own: the same numbers, what they had in common gone (Horn 1965)."""
+    order = torch.rand(theta.shape, generator=torch.Generator().manual_seed(seed)).argsort(0)
+    return theta.gather(0, order)
+
+
+def held_out_share(space: WeightSpace, theta: Float[Tensor, "models d"]) -> float:
+    """Share of the squared distance to the mean that survives projecting and coming back."""
+    centred = (theta if space.scale is None else theta / space.scale) - space.mean
+    return float(space.project(theta).square().sum() / centred.square().sum())
+
+
+def outside(space: WeightSpace, theta: Float[Tensor, "models d"], seed: int) -> Float[Tensor, "models d"]:
+    """For every model a random one as far from the mean, in a direction orthogonal to all components."""
+    mean = space.unproject(torch.zeros(len(space.components)))
+    noise = torch.randn(theta.shape, generator=torch.Generator().manual_seed(seed))
+    noise = noise - noise @ space.components.T @ space.components
+    if space.scale is not None:
+        noise = noise * space.scale
+    return mean + noise * ((theta - mean).norm(dim=1) / noise.norm(dim=1))[:, None]

