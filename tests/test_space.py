@@ -348,7 +348,7 @@ def test_panel_follows_its_sliders_and_a_strip_needs_no_kernel(studio):
     slider = controls.children[3]
     assert slider.description == "first" and not slider.continuous_update
     slider.value = 3.0
-    assert picture.value != before and picture.value.startswith(b"\x89PNG")
+    assert picture.value != before and bytes(picture.value).startswith(b"\x89PNG")
     slider.value = 0.0
     assert picture.value == before
     ax = edit_strips(studio, "ann", ["first", "second"], [-1.0, 0.0, 1.0], "sks person", 1)

@@ -51,7 +51,8 @@ class AttributeJudge(nn.Module):
         return pd.DataFrame(torch.cat(logits).numpy(), columns=list(self.attributes))
 
     def save(self, path: str | Path) -> None:
-        half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        state = {k: v.contiguous() for k, v in self.state_dict().items()}  # training leaves it channels-last
+        half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         save_file(half, path, metadata={"attributes": ",".join(self.attributes)})
 
     @classmethod

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.utils import logging
 from tokenizers import Tokenizer, models, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -33,9 +35,10 @@ def open_base(
             f"base model {str(base)!r}: expected a StableDiffusionPipeline folder with a model_index.json; "
             "give such a folder or a hub name, or run `make base` to train the pocket base"
         )
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        base, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
-    )
+    with _quiet_loading():
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            base, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
+        )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.requires_grad_(False).eval()
@@ -47,6 +50,17 @@ def open_base(
         _compute_in(pipeline.unet, unet_dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+@contextmanager
+def _quiet_loading():
+    """Without diffusers' remark that our codec is not an AutoencoderKL: it is meant to stand in for one."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _compute_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:
