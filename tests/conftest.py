@@ -36,9 +36,7 @@ class Checkout:
         done = subprocess.run(
             command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=timeout
         )
-        assert not check or done.returncode == 0, (
-            f"{' '.join(command)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        )
+        assert not check or done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done
 
     @property
@@ -53,9 +51,7 @@ class Checkout:
 
     def changed(self, profile: str) -> str:
         self.call("w2w", "strip")
-        return self.call(
-            "dvc", "status", *(name for name in self.locked() if name.endswith(f"@{profile}"))
-        ).stdout
+        return self.call("dvc", "status", *(name for name in self.locked() if name.endswith(f"@{profile}"))).stdout
 
     def locked(self) -> dict:
         return YAML(typ="safe").load(self.root / "dvc.lock")["stages"]

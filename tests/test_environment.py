@@ -28,9 +28,7 @@ def project(lock) -> dict:
 def conda() -> dict[str, Version]:
     """Every pin of environment.yml, with the one that its second command installs."""
     text = (paths.ROOT / "environment.yml").read_text(encoding="utf-8")
-    pip = next(
-        entry["pip"] for entry in YAML(typ="safe").load(text)["dependencies"] if isinstance(entry, dict)
-    )
+    pip = next(entry["pip"] for entry in YAML(typ="safe").load(text)["dependencies"] if isinstance(entry, dict))
     second = re.search(r"^#\s+pip install --no-deps (\S+==\S+) -e \.$", text, flags=re.MULTILINE)
     pins = [Requirement(pin) for pin in [*pip, second[1]]]
     assert len({pin.name for pin in pins}) == len(pins)
@@ -56,9 +54,7 @@ def test_conda_has_every_direct_dependency_at_the_locked_version(conda, lock, pr
 
 
 def test_conda_has_nothing_that_the_lock_does_not_have(conda, lock):
-    locked = {
-        (package["name"], Version(package["version"])) for package in lock["package"] if "version" in package
-    }
+    locked = {(package["name"], Version(package["version"])) for package in lock["package"] if "version" in package}
     assert set(conda.items()) <= locked
 
 
@@ -76,6 +72,4 @@ def test_lock_was_made_from_the_declared_dependencies(project):
         return stated(f"{entry['name']}{entry.get('specifier', '')}" for entry in entries)
 
     assert stated(declared["project"]["dependencies"]) == recorded(project["metadata"]["requires-dist"])
-    assert stated(declared["dependency-groups"]["dev"]) == recorded(
-        project["metadata"]["requires-dev"]["dev"]
-    )
+    assert stated(declared["dependency-groups"]["dev"]) == recorded(project["metadata"]["requires-dev"]["dev"])

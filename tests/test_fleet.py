@@ -123,7 +123,7 @@ def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior)
 
 
 def test_unknown_targets_and_rank(pipeline):
-    with pytest.raises(ValueError, match="attn9.to_k.*it has .*attn2.to_k"):
+    with pytest.raises(ValueError, match=r"attn9.to_k.*it has .*attn2.to_k"):
         AdapterLayout.of(pipeline.unet, "x", ("attn9.to_k",))
     with pytest.raises(ValueError, match="rank 0"):
         AdapterLayout.of(pipeline.unet, "x", rank=0)
@@ -141,7 +141,7 @@ def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
     assert sorted(part.read_ids()) == sorted(whole.read_ids()) == sorted(ids)
     torch.testing.assert_close(part.theta(ids), whole.theta(ids), rtol=1e-3, atol=1e-4)
     whole.verify()
-    with pytest.raises(ValueError, match="person-0.*already"):
+    with pytest.raises(ValueError, match=r"person-0.*already"):
         whole.append(["person-0"], whole.theta(["person-0"]), torch.zeros(1))
     with pytest.raises(ValueError, match="another fine-tuning recipe"):
         WeightsDataset.create(whole.folder, layout, RECIPE.to_dict() | {"steps": 6})

@@ -43,9 +43,7 @@ def test_dlib_tells_the_astronaut_from_noise_and_knows_her_again(face):
     noise = rng.integers(0, 256, face.shape, np.uint8)
     embeddings, found = embed_faces(np.stack([face, darker, noise]))
     assert found.tolist() == [True, True, False]
-    assert (
-        np.linalg.norm(embeddings[0] - embeddings[1]) < 0.35 < np.linalg.norm(embeddings[0] - embeddings[2])
-    )
+    assert np.linalg.norm(embeddings[0] - embeddings[1]) < 0.35 < np.linalg.norm(embeddings[0] - embeddings[2])
 
 
 def test_points_lie_where_they_should(face):
@@ -95,10 +93,7 @@ def pictures() -> torch.Tensor:
 def patches_of(images: torch.Tensor) -> np.ndarray:
     """All 8x8 patches as rows, by explicit slicing."""
     rows = [
-        image[:, y : y + 8, x : x + 8].flatten()
-        for image in images
-        for y in range(0, 32, 8)
-        for x in range(0, 32, 8)
+        image[:, y : y + 8, x : x + 8].flatten() for image in images for y in range(0, 32, 8) for x in range(0, 32, 8)
     ]
     return torch.stack(rows).numpy()
 
@@ -143,9 +138,7 @@ def test_codec_travels_in_a_pipeline(pictures, tmp_path):
     pipeline = tiny_pipeline()
     pipeline.register_modules(vae=fit_patch_codec(pictures, 4))
     pipeline.save_pretrained(tmp_path / "base")
-    loaded = StableDiffusionPipeline.from_pretrained(
-        tmp_path / "base", safety_checker=None, low_cpu_mem_usage=False
-    )
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None, low_cpu_mem_usage=False)
     assert type(loaded.vae) is PatchCodec
     np.testing.assert_array_equal(encoded(loaded.vae, pictures), encoded(pipeline.vae, pictures))
 
@@ -221,9 +214,7 @@ def test_prompting_auc_is_one_if_obeyed_and_a_half_if_ignored():
 
 
 def test_background_and_light_are_read_off():
-    plain = np.stack(
-        [np.full((64, 64, 3), np.array(colour) * 255, np.uint8) for colour in BACKGROUNDS.values()]
-    )
+    plain = np.stack([np.full((64, 64, 3), np.array(colour) * 255, np.uint8) for colour in BACKGROUNDS.values()])
     assert base_metrics.nearest_background(plain) == list(BACKGROUNDS)
     ramp = np.broadcast_to(np.linspace(0, 255, 64)[None, None, :, None], (1, 64, 64, 3)).astype(np.uint8)
     assert base_metrics.light_side(ramp) > 0 > base_metrics.light_side(ramp[:, :, ::-1])

@@ -75,9 +75,7 @@ def test_people_are_the_same_in_another_process():
 
 
 def test_splits_share_nobody():
-    seeds = {
-        split: {sample_person(split, i).seed for i in range(200)} for split in ("base", "train", "heldout")
-    }
+    seeds = {split: {sample_person(split, i).seed for i in range(200)} for split in ("base", "train", "heldout")}
     assert not seeds["base"] & seeds["train"] and not seeds["train"] & seeds["heldout"]
     assert not seeds["base"] & seeds["heldout"]
 

@@ -333,9 +333,7 @@ def test_slider_paints_the_edited_adapter(studio, space, theta):
     strengths = {"first": 2.0, "second": -1.0}
     image = edited_image(studio, "bob", strengths, "sks person", 4)
     edited = theta[1] + combined_step(space, studio.directions, strengths)
-    expected = generate(
-        studio.pipeline, ["sks person"], [4], space.layout, edited[None], sampling=studio.sampling
-    )
+    expected = generate(studio.pipeline, ["sks person"], [4], space.layout, edited[None], sampling=studio.sampling)
     np.testing.assert_array_equal(image, expected[0])
     with pytest.raises(ValueError, match="unknown person 'eve': there are ann, bob"):
         edited_image(studio, "eve", {}, "sks person", 0)

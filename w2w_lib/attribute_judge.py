@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from w2w_lib.generate import to_pixels
 from w2w_lib.population import ATTRIBUTES, render_population

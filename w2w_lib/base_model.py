@@ -136,9 +136,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads:
     return CLIPTextModel(config)
 
 
-def build_unet(
-    latent_channels: int, latent_size: int, channels: list[int], text_width: int
-) -> UNet2DConditionModel:
+def build_unet(latent_channels: int, latent_size: int, channels: list[int], text_width: int) -> UNet2DConditionModel:
     """A randomly initialised SD-style UNet with cross-attention at every level."""
     levels = len(channels)
     return UNet2DConditionModel(

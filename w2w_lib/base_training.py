@@ -15,15 +15,13 @@ from diffusers.training_utils import EMAModel
 from jaxtyping import Bool, Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from w2w_lib.base_model import MAX_TOKENS, build_text_encoder, build_tokenizer, build_unet, pocket_scheduler
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.population import VOCABULARY, caption, render_population, sample_person, sample_view
 
-SPLIT = (
-    "base"  # the identities of the base's training set; no other part of the workbook draws from this split
-)
+SPLIT = "base"  # the identities of the base's training set; no other part of the workbook draws from this split
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
     tokenizer = build_tokenizer(VOCABULARY)
     if not cache.exists():
         pixels = _render(recipe, work, workers)
-        fitted = pixels[
-            torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))[:6000]
-        ]
+        fitted = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))[:6000]]
         codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels)
         with torch.no_grad():
             latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
@@ -108,9 +104,7 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
         fitting = [len(tokenizer.tokenize(c)) <= MAX_TOKENS - 2 for c in captions]
         captions = [c if fits else c.replace(",", "") for c, fits in zip(captions, fitting, strict=True)]
         ids = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
-        tokens = torch.tensor(ids, dtype=torch.int16).reshape(
-            len(latents), recipe.captions_per_view, MAX_TOKENS
-        )
+        tokens = torch.tensor(ids, dtype=torch.int16).reshape(len(latents), recipe.captions_per_view, MAX_TOKENS)
         codec_weights = {f"codec.{k}": v for k, v in codec.state_dict().items()}
         _save_atomically({"latents": latents, "tokens": tokens, **codec_weights}, cache)
     stored = load_file(cache)
@@ -189,9 +183,7 @@ class BaseTrainer:
         rows = torch.randint(count, (recipe.batch_size,), generator=rng)
         columns = torch.randint(data.tokens.shape[1], (recipe.batch_size,), generator=rng)
         # One timestep in each of batch_size equal strata: the same expectation, less noise.
-        strata = (
-            torch.arange(recipe.batch_size) + torch.rand(recipe.batch_size, generator=rng)
-        ) / recipe.batch_size
+        strata = (torch.arange(recipe.batch_size) + torch.rand(recipe.batch_size, generator=rng)) / recipe.batch_size
         timesteps = (strata * self.scheduler.config.num_train_timesteps).long()
         noise = torch.randn(data.latents[rows].shape, generator=rng)
         share = recipe.summary_share if self.step >= recipe.summary_after else 0.0
@@ -220,9 +212,7 @@ class BaseTrainer:
         rng = torch.Generator().manual_seed(1)
         noise = torch.randn(latents.shape, generator=rng)
         timesteps = torch.linspace(300, 999, len(latents)).long()[torch.randperm(len(latents), generator=rng)]
-        bare = self.tokenizer(
-            "person", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
-        ).input_ids
+        bare = self.tokenizer("person", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
         whole, summary = torch.zeros(len(tokens), dtype=torch.bool), torch.ones(len(tokens), dtype=torch.bool)
         captions = {
             "right": (tokens, whole),

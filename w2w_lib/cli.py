@@ -20,9 +20,7 @@ def strip() -> None:
 
 
 @app.command()
-def enrol(
-    profile: str, base: Annotated[str, typer.Option(help="Folder or hub id of its base model.")] = ""
-) -> None:
+def enrol(profile: str, base: Annotated[str, typer.Option(help="Folder or hub id of its base model.")] = "") -> None:
     """Make a profile's stages part of the pipeline, on a base model."""
     profiles.enrol(profile, base or None)
 

@@ -45,26 +45,20 @@ class PatchCodec(ModelMixin, ConfigMixin):
         super().__init__()
         reach = patch * (context // 2)
         self.encoder = nn.Conv2d(in_channels, latent_channels, patch, stride=patch)
-        self.decoder = nn.ConvTranspose2d(
-            latent_channels, in_channels, patch * context, stride=patch, padding=reach
-        )
+        self.decoder = nn.ConvTranspose2d(latent_channels, in_channels, patch * context, stride=patch, padding=reach)
 
     def encode(self, x: Float[Tensor, "batch 3 height width"], return_dict: bool = True):
         """Latents (batch, channels, height/patch, width/patch) of images in [-1, 1]."""
         posterior = DeterministicPosterior(self.encoder(x))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(
-        self, z: Float[Tensor, "batch channels height width"], return_dict: bool = True, generator=None
-    ):
+    def decode(self, z: Float[Tensor, "batch channels height width"], return_dict: bool = True, generator=None):
         """Images (batch, 3, height*patch, width*patch), nominally in [-1, 1], of latents."""
         image = self.decoder(z)
         return DecoderOutput(sample=image) if return_dict else (image,)
 
 
-def _patches(
-    images: Float[Tensor, "batch 3 height width"], patch: int
-) -> Float[Tensor, "batch cells values"]:
+def _patches(images: Float[Tensor, "batch 3 height width"], patch: int) -> Float[Tensor, "batch cells values"]:
     return F.unfold(images, patch, stride=patch).transpose(1, 2)
 
 
@@ -98,18 +92,14 @@ def fit_patch_codec(
 
     latents = codec.encoder(images)
     padded = F.pad(latents, [context // 2] * 4)
-    neighbourhoods = (
-        F.unfold(padded, context).transpose(1, 2).reshape(-1, latent_channels * context**2).double()
-    )
+    neighbourhoods = F.unfold(padded, context).transpose(1, 2).reshape(-1, latent_channels * context**2).double()
     gram = neighbourhoods.T @ neighbourhoods / len(neighbourhoods)
     cross = neighbourhoods.T @ (flat - mean) / len(neighbourhoods)
     solution = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross)
     # (channel, dy, dx) -> (colour, py, px): neighbour (dy, dx) sits context//2 - dy patches away, so the transposed
     # kernel holds the neighbourhood mirrored.
     kernel = solution.reshape(latent_channels, context, context, channels, patch, patch).flip(1, 2)
-    kernel = kernel.permute(0, 3, 1, 4, 2, 5).reshape(
-        latent_channels, channels, patch * context, patch * context
-    )
+    kernel = kernel.permute(0, 3, 1, 4, 2, 5).reshape(latent_channels, channels, patch * context, patch * context)
     codec.decoder.weight.copy_(kernel)
     codec.decoder.bias.copy_(colour)
     return codec.eval()

@@ -35,9 +35,7 @@ class Direction:
         change = strength * (self.vector * space.std[:used]) @ space.components[:used]
         return change if space.scale is None else change * space.scale
 
-    def projection(
-        self, space: WeightSpace, coefficients: Float[Tensor, "*models pcs"]
-    ) -> Float[Tensor, "*models"]:
+    def projection(self, space: WeightSpace, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models"]:
         """How far along the direction models lie, in standard deviations."""
         used = len(self.vector)
         return (coefficients[..., :used] / space.std[:used]) @ self.vector

@@ -126,9 +126,7 @@ def matrix(table: pd.DataFrame, title: str = "", limit: float | None = None, ax:
     return ax
 
 
-def paired_bars(
-    table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), ax: Axes | None = None
-) -> Axes:
+def paired_bars(table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), ax: Axes | None = None) -> Axes:
     """Horizontal bars, a group for each row and a bar for each column; ``controls`` are grey."""
     ax = ax or plt.subplots(figsize=(5, 0.3 * len(table) + 0.8))[1]
     colors = [MUTED if name in controls else f"C{i}" for i, name in enumerate(table)]

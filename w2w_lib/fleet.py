@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from w2w_lib.bank import wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts

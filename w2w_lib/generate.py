@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from w2w_lib.bank import AdapterBank, wearing
 from w2w_lib.base_model import encode_prompts
@@ -22,20 +22,14 @@ class Sampling:
 
     steps: int = 20
     guidance: float = 2.5
-    inject_below: int = (
-        1000  # the adapter acts on timesteps up to this one (Dravid et al. 2024, §4.4: 700 to 1000)
-    )
+    inject_below: int = 1000  # the adapter acts on timesteps up to this one (Dravid et al. 2024, §4.4: 700 to 1000)
     batch_size: int = 64
 
 
-def seed_noise(
-    pipeline: StableDiffusionPipeline, seeds: Sequence[int]
-) -> Float[Tensor, "batch channels height width"]:
+def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float[Tensor, "batch channels height width"]:
     """Initial noise, one random stream for each seed: a picture does not depend on its company."""
     size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
-    draws = [
-        torch.randn(channels, size, size, generator=torch.Generator().manual_seed(int(s))) for s in seeds
-    ]
+    draws = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
     return torch.stack(draws)
 
 
@@ -57,9 +51,7 @@ def generate(
     """
     sampling = sampling or Sampling()
     if len(prompts) != len(seeds) or (theta is not None and len(theta) != len(seeds)):
-        counts = f"{len(prompts)} prompts, {len(seeds)} seeds" + (
-            "" if theta is None else f", {len(theta)} adapters"
-        )
+        counts = f"{len(prompts)} prompts, {len(seeds)} seeds" + ("" if theta is None else f", {len(theta)} adapters")
         raise ValueError(f"{counts}: expected one of each for every picture")
     strengths = torch.as_tensor(strength, dtype=torch.float32).expand(len(seeds))
     images = []
@@ -68,9 +60,7 @@ def generate(
             part = slice(start, start + sampling.batch_size)
             late, first = (None if t is None else t[part].to(pipeline.device) for t in (theta, early))
             images.append(
-                _generate_batch(
-                    pipeline, prompts[part], seeds[part], layout, late, first, strengths[part], sampling
-                )
+                _generate_batch(pipeline, prompts[part], seeds[part], layout, late, first, strengths[part], sampling)
             )
             bar.update(len(images[-1]))
     return np.concatenate(images)

@@ -3,22 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
-from w2w_lib.generate import Sampling, generate
 from w2w_lib.judges import embed_faces, id_score, verification_auc
-from w2w_lib.layout import AdapterLayout
 from w2w_lib.people import People
-
-# Prompts that no fine-tuning sees; {} stands for the person.
-PROMPTS = (
-    "a photo of {}, facing left, on a green background, wearing white",
-    "a photo of {}, smiling, on a gray background, wearing black",
-    "a photo of {}, facing right, lit from the left, on a beige background, wearing blue",
-    "a photo of {}, facing forward, on a white background, wearing gray",
-)
 
 
 @dataclass(frozen=True)
@@ -42,27 +30,7 @@ class Faces:
         return ids, np.stack([self.embeddings[self.people == i].mean(0) for i in ids])
 
 
-def paint(
-    pipeline: StableDiffusionPipeline,
-    layout: AdapterLayout,
-    theta: Float[Tensor, "models d"] | None,
-    models: int,
-    person: str = "sks person",
-    prompts: tuple[str, ...] = PROMPTS,
-    seed: int = 1000,
-    sampling: Sampling | None = None,
-) -> UInt8[np.ndarray, "models prompts height width 3"]:
-    """One picture of each model for each prompt, with seeds that differ from picture to picture."""
-    texts = [p.format(person) for p in prompts] * models
-    seeds = range(seed, seed + len(texts))
-    own = None if theta is None else theta.repeat_interleave(len(prompts), 0)
-    images = generate(pipeline, texts, seeds, layout, own, sampling=sampling)
-    return images.reshape(models, len(prompts), *images.shape[1:])
-
-
-def verify(
-    images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces
-) -> dict[str, float]:
+def verify(images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces) -> dict[str, float]:
     """How well generated pictures are told to be their own person among all: AUC, rank-1, ID score, faces found."""
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
     people = np.repeat(ids, images.shape[1])

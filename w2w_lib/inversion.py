@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from w2w_lib.bank import wearing
 from w2w_lib.base_model import INSTANCE_PROMPT, encode_prompts
@@ -51,10 +51,7 @@ def invert(
     cells = None if mask is None else mask[rows].to(device)
     history = []
     for _ in tqdm(range(recipe.steps), desc="invert", disable=not progress):
-        parts = [
-            draw(r, x[None].cpu(), recipe.batch, recipe.timesteps)
-            for r, x in zip(streams, latents, strict=True)
-        ]
+        parts = [draw(r, x[None].cpu(), recipe.batch, recipe.timesteps) for r, x in zip(streams, latents, strict=True)]
         batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
         theta = space.unproject(units * std).to(device)
         optimizer.zero_grad()

@@ -14,13 +14,11 @@ from facenet_pytorch import MTCNN
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 JUDGE_SIZE = 256  # pictures are enlarged to this before detection, as small faces are below MTCNN's pyramid
 DETECTION_THRESHOLD = 0.9
-FALLBACK_BOX = (
-    np.array([0.27, 0.25, 0.73, 0.86]) * JUDGE_SIZE
-)  # where a portrait's face is when none was detected
+FALLBACK_BOX = np.array([0.27, 0.25, 0.73, 0.86]) * JUDGE_SIZE  # where a portrait's face is when none was detected
 FALLBACK_POINTS = np.array([[0.4, 0.48], [0.6, 0.48], [0.5, 0.6], [0.42, 0.72], [0.58, 0.72]]) * JUDGE_SIZE
 
 
@@ -87,9 +85,7 @@ def _dlib_square(box: Float[np.ndarray, "4"]) -> dlib.rectangle:
     return dlib.rectangle(*(int(v) for v in corners))
 
 
-def id_score(
-    a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*batch dim"]
-) -> Float[np.ndarray, "*batch"]:
+def id_score(a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch"]:
     """Cosine similarity of embeddings, the paper's ID score (Dravid et al. 2024, §4.3)."""
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 

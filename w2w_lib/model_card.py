@@ -42,8 +42,5 @@ def model_card(recipe: BaseRecipe, numbers: Mapping[str, float]) -> str:
 
 
 def _table(rows: Mapping[str, object]) -> str:
-    lines = [
-        f"| {name} | {round(value, 4) if isinstance(value, float) else value} |"
-        for name, value in rows.items()
-    ]
+    lines = [f"| {name} | {round(value, 4) if isinstance(value, float) else value} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])

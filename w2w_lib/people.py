@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from w2w_lib import paths
 from w2w_lib.base_model import encode_images
@@ -45,9 +45,7 @@ class People:
         images = {i: source.images(i) for i in tqdm(ids, desc="read people", unit="person")}
         pictures = pd.DataFrame({"id": [i for i, own in images.items() for _ in own]})
         index = pd.Index(ids, name="id")
-        labels = (
-            pd.DataFrame(index=index) if source.labels is None else source.labels.loc[ids].set_axis(index)
-        )
+        labels = pd.DataFrame(index=index) if source.labels is None else source.labels.loc[ids].set_axis(index)
         return cls(np.concatenate(list(images.values())), pictures, labels)
 
     @property
@@ -84,9 +82,7 @@ class People:
         if not (folder / "labels.parquet").is_file():
             raise FileNotFoundError(f"{folder}: expected a saved set of people; run notebook 01 first")
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        return cls(
-            images, pd.read_parquet(folder / "pictures.parquet"), pd.read_parquet(folder / "labels.parquet")
-        )
+        return cls(images, pd.read_parquet(folder / "pictures.parquet"), pd.read_parquet(folder / "labels.parquet"))
 
 
 def load_people(settings: dict, split: str) -> People:
@@ -98,9 +94,7 @@ def load_people(settings: dict, split: str) -> People:
     if "source" not in settings:
         return People.render(split, settings[split], settings["views"], settings["size"])
     labels = settings.get("labels")
-    source = open_source(
-        paths.ROOT / settings["source"], labels and paths.ROOT / labels, size=settings["size"]
-    )
+    source = open_source(paths.ROOT / settings["source"], labels and paths.ROOT / labels, size=settings["size"])
     needed = settings["heldout"] + 1
     if len(source.ids) < needed:
         raise ValueError(

@@ -57,9 +57,7 @@ def crop_portrait(photo: UInt8[np.ndarray, "side side 3"], size: int) -> UInt8[n
     """
     boxes, found = detect_faces(photo[None])
     if not found[0]:
-        raise ValueError(
-            "the photograph shows no face that MTCNN finds: take another, or crop it nearer to the face"
-        )
+        raise ValueError("the photograph shows no face that MTCNN finds: take another, or crop it nearer to the face")
     scale = len(photo) / JUDGE_SIZE
     x0, y0, x1, y1 = boxes[0] * scale
     home = FALLBACK_BOX / JUDGE_SIZE

@@ -20,9 +20,7 @@ def require(profile: str, params: dict | None = None) -> None:
     """Refuse a profile that `params.yaml` does not describe."""
     known = [key for key in params or _params() if key != LAYOUT]
     if profile not in known:
-        raise ValueError(
-            f"unknown profile {profile!r}: params.yaml knows {', '.join(known)}; use one or add a section"
-        )
+        raise ValueError(f"unknown profile {profile!r}: params.yaml knows {', '.join(known)}; use one or add a section")
 
 
 def load(profile: str, section: str) -> dict:
@@ -62,9 +60,7 @@ def enrol(profile: str, source: str | None = None) -> None:
         return
     # one line of text more: a dump would lay out the whole file anew
     line = f"{LAYOUT}:\n  {profile}: {{base: {paths.shown(folder)}}}\n"
-    text = re.sub(
-        rf"^{LAYOUT}:.*\n", line, paths.PARAMS.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE
-    )
+    text = re.sub(rf"^{LAYOUT}:.*\n", line, paths.PARAMS.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
     scratch = paths.PARAMS.with_suffix(".tmp")
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, paths.PARAMS)
@@ -77,14 +73,11 @@ def _base_folder(profile: str, params: dict) -> Path:
 
 def _place(folder: Path, source: str) -> None:
     if folder.is_dir() and not folder.is_symlink():
-        raise ValueError(
-            f"{paths.shown(folder)} already holds a base model; move it away before giving BASE={source}"
-        )
+        raise ValueError(f"{paths.shown(folder)} already holds a base model; move it away before giving BASE={source}")
     found = Path(source).resolve() if Path(source).is_dir() else _download(source)
     if not (found / "model_index.json").is_file():
         raise FileNotFoundError(
-            f"BASE={source} is no base model: expected a folder with the model_index.json of a "
-            "StableDiffusionPipeline"
+            f"BASE={source} is no base model: expected a folder with the model_index.json of a StableDiffusionPipeline"
         )
     folder.unlink(missing_ok=True)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -44,9 +44,7 @@ class WeightSpace:
         if len(theta) < 2:
             raise ValueError(f"{len(theta)} models: a space needs at least 2; fine-tune more identities")
         if components is not None and not 0 < components < len(theta):
-            raise ValueError(
-                f"{components} components: expected 1 to {len(theta) - 1} for {len(theta)} models"
-            )
+            raise ValueError(f"{components} components: expected 1 to {len(theta) - 1} for {len(theta)} models")
         scale = theta.std(0).clamp(min=1e-8) if standardise else None
         data = (theta / scale if standardise else theta).double().numpy()
         # The covariance's eigenvectors are exact; PCA's randomised solver missed the 500th by 4% (DESIGN §4).
@@ -101,13 +99,9 @@ class WeightSpace:
         noise = torch.randn(count, len(self.components), generator=rng)
         return self.coefficients.mean(0) + noise * self.std
 
-    def nearest(
-        self, coefficients: Float[Tensor, "models pcs"], count: int = 1
-    ) -> tuple[list[list[str]], Tensor]:
+    def nearest(self, coefficients: Float[Tensor, "models pcs"], count: int = 1) -> tuple[list[list[str]], Tensor]:
         """The training identities most alike by cosine similarity, with the similarities (§4.2)."""
-        similarity = torch.nn.functional.cosine_similarity(
-            coefficients[:, None], self.coefficients[None], dim=-1
-        )
+        similarity = torch.nn.functional.cosine_similarity(coefficients[:, None], self.coefficients[None], dim=-1)
         best = similarity.topk(count, dim=1)
         return [[self.ids[i] for i in row] for row in best.indices.tolist()], best.values
 

@@ -61,7 +61,9 @@ class WeightsDataset:
         folder = Path(folder)
         path = folder / "header.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{folder}: expected a weights dataset with a header.json; run the fine-tuning first")
+            raise FileNotFoundError(
+                f"{folder}: expected a weights dataset with a header.json; run the fine-tuning first"
+            )
         header = json.loads(path.read_text())
         return cls(folder, AdapterLayout.from_json(json.dumps(header["layout"])), header["recipe"])
 

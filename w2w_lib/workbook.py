@@ -115,9 +115,7 @@ def _set_profile(notebook: NotebookNode, profile: str, path: Path) -> None:
             cell.source, found = re.subn(r'\Aprofile = "[^"\n]*"', f'profile = "{profile}"', cell.source)
             if found:
                 return
-    raise ValueError(
-        f'{paths.shown(path)} has no cell tagged `parameters` whose first line is `profile = "pocket"`'
-    )
+    raise ValueError(f'{paths.shown(path)} has no cell tagged `parameters` whose first line is `profile = "pocket"`')
 
 
 def _explain(error, failed: Path) -> str:

@@ -157,12 +157,8 @@ def build_anatomy(scratch: Path) -> Anatomy:
 
     above_chest = full_template[full_faces][:, :, 2].min(1) > 0.46
     v = 1 - corner_uv[:, :, 1]
-    in_chart = (
-        (corner_uv[:, :, 0].min(1) > LEFT / CHART) & (v.min(1) > TOP / CHART) & (v.max(1) < BOTTOM / CHART)
-    )
-    cavity = (
-        segments["eye_cavity.L"] | segments["eye_cavity.R"] | segments["mouth_cavity"] | segments["tongue"]
-    )
+    in_chart = (corner_uv[:, :, 0].min(1) > LEFT / CHART) & (v.min(1) > TOP / CHART) & (v.max(1) < BOTTOM / CHART)
+    cavity = segments["eye_cavity.L"] | segments["eye_cavity.R"] | segments["mouth_cavity"] | segments["tongue"]
     parts = {
         SKIN: segments["head"] & in_chart,
         BODY: ((segments["head"] & ~in_chart) | segments["body"]) & above_chest,
@@ -180,9 +176,7 @@ def build_anatomy(scratch: Path) -> Anatomy:
     kept = np.unique(np.concatenate([faces.ravel(), eyeballs.ravel()]))
     faces = np.searchsorted(kept, faces).astype(np.int32)
     template = full_template[kept].astype(np.float32)
-    face_uv = np.stack([uv[..., 0] * CHART - LEFT - 0.5, (1 - uv[..., 1]) * CHART - TOP - 0.5], -1).astype(
-        np.float32
-    )
+    face_uv = np.stack([uv[..., 0] * CHART - LEFT - 0.5, (1 - uv[..., 1]) * CHART - TOP - 0.5], -1).astype(np.float32)
 
     labels = list(model.blendshape_labels)
     basis = model.blendshapes.numpy()[:, kept].reshape(len(labels), -1).astype(np.float32)
@@ -190,9 +184,7 @@ def build_anatomy(scratch: Path) -> Anatomy:
     first_local = len(labels) - 2 * len(model.local_change_labels)
     rows = [first_local + 2 * model.local_change_labels.index(n) + sign for n in names for sign in (0, 1)]
     phenotype_rows = [i for i, label in enumerate(labels) if label.startswith("phenotype_basis")]
-    hair_vertices, hair_weights, hair_angles = _hair_roots(
-        template, faces[(material == SKIN) | (material == BODY)]
-    )
+    hair_vertices, hair_weights, hair_angles = _hair_roots(template, faces[(material == SKIN) | (material == BODY)])
     masks = {name: _load_mask(data / "textures" / f"mpfb_{name}.jpg") for name in ("lips", "eyelids", "ears")}
     return Anatomy(
         template=template,

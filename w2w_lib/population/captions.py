@@ -81,8 +81,7 @@ LEAST_VISIBLE = (
 def person_phrases(person: Person) -> dict[str, str]:
     """One phrase per feature of the person (gender, said by the noun, is not among them)."""
     traits = {
-        name: phrases[level_of(getattr(person.traits, name), TRAIT_LEVELS)]
-        for name, phrases in TRAIT_PHRASES.items()
+        name: phrases[level_of(getattr(person.traits, name), TRAIT_LEVELS)] for name, phrases in TRAIT_PHRASES.items()
     }
     return {
         "age": f"in the {DECADES[min(max(int(person.age // 10) - 2, 0), 5)]}",
@@ -91,9 +90,7 @@ def person_phrases(person: Person) -> dict[str, str]:
         "bangs": _either("bangs", person.labels["Bangs"]),
         "receding": _either("receding", person.labels["Receding_Hairline"]),
         "beard": _beard_phrase(person),
-        "glasses": f"{person.glasses_shape} {person.glasses_colour} glasses"
-        if person.glasses
-        else ABSENT["glasses"],
+        "glasses": f"{person.glasses_shape} {person.glasses_colour} glasses" if person.glasses else ABSENT["glasses"],
         **traits,
         "wrinkles": WRINKLE_PHRASES[level_of(person.wrinkles, WRINKLE_LEVELS)],
         "lipstick": _either("lipstick", person.lipstick),
@@ -130,11 +127,7 @@ def _hair_phrase(person: Person) -> str:
 def _beard_phrase(person: Person) -> str:
     if person.beard == "none":
         return ABSENT["beard"]
-    return (
-        f"full {person.hair_colour} beard"
-        if person.beard == "full"
-        else f"{person.hair_colour} {person.beard}"
-    )
+    return f"full {person.hair_colour} beard" if person.beard == "full" else f"{person.hair_colour} {person.beard}"
 
 
 def _noun(person: Person) -> str:
@@ -151,9 +144,7 @@ def caption_full(person: Person, view: View) -> str:
 
     averages = [name for name, phrases in TRAIT_PHRASES.items() if features[name] == phrases[2]]
     absences = [
-        name
-        for name, phrase in ABSENT.items()
-        if features[name] == phrase and name not in ("beard", "glasses")
+        name for name, phrase in ABSENT.items() if features[name] == phrase and name not in ("beard", "glasses")
     ]
     for name in dict.fromkeys([*absences, *averages, *LEAST_VISIBLE]):
         if len(text().split()) <= MAX_WORDS:
@@ -187,9 +178,7 @@ def caption(person: Person, view: View, rng: np.random.Generator, *, keep: float
 
 def _vocabulary() -> list[str]:
     phrases = ["a photo of a person man woman", "facing left right forward", "lit from the left right front"]
-    phrases += [f"on a {colour} background" for colour in BACKGROUNDS] + [
-        f"wearing {colour}" for colour in SHIRTS
-    ]
+    phrases += [f"on a {colour} background" for colour in BACKGROUNDS] + [f"wearing {colour}" for colour in SHIRTS]
     phrases += [phrase for levels in TRAIT_PHRASES.values() for phrase in levels]
     phrases += [*SKIN_PHRASES, *WRINKLE_PHRASES, *ABSENT.values(), *PRESENT.values(), *EXPRESSIONS]
     phrases += ["in the", *DECADES, *CURL_WORDS, *HAIR_STYLES, *HAIR_COLOURS, "hair full beard", *BEARDS[1:]]

@@ -36,9 +36,7 @@ def build_glasses(person: Person, eye_centres: np.ndarray) -> tuple[np.ndarray, 
         side = 1 if eye[0] > 0 else -1
         x, y, z = eye + np.array([side * 0.0015, -0.030, -0.003])
         wrap = 0.006 * np.where(rim_x * side > 0, rim_x**2, 0)
-        tubes.append(
-            _tube(np.stack([x + half_width * rim_x, y + wrap, z + half_height * rim_z], 1), RADIUS, True)
-        )
+        tubes.append(_tube(np.stack([x + half_width * rim_x, y + wrap, z + half_height * rim_z], 1), RADIUS, True))
         edge = x + side * half_width
         temple = [[edge, y + 0.006, z + 0.006], [edge + side * 0.014, y + 0.03, z + 0.006]]
         temple.append([edge + side * 0.021, y + 0.085, z + 0.004])
@@ -49,9 +47,7 @@ def build_glasses(person: Person, eye_centres: np.ndarray) -> tuple[np.ndarray, 
     tubes.append(_tube(np.array([inner[0], middle, inner[1]]), RADIUS, False))
     offsets = np.cumsum([0] + [len(points) for points, _ in tubes])
     vertices = np.concatenate([points for points, _ in tubes])
-    faces = np.concatenate(
-        [triangles + offset for (_, triangles), offset in zip(tubes, offsets[:-1], strict=True)]
-    )
+    faces = np.concatenate([triangles + offset for (_, triangles), offset in zip(tubes, offsets[:-1], strict=True)])
     return vertices.astype(np.float32), faces.astype(np.int32)
 
 

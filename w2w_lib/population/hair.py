@@ -9,9 +9,7 @@ from .maths import smoothstep, stable_rng
 from .person import Person
 
 HANGING_ROWS = 26
-HAIRLINE_ANGLES = np.array(
-    [0, 20, 40, 52, 63, 72, 78, 86, 97, 112, 130, 150, 180.0]
-)  # degrees from the front
+HAIRLINE_ANGLES = np.array([0, 20, 40, 52, 63, 72, 78, 86, 97, 112, 130, 150, 180.0])  # degrees from the front
 HAIRLINE_HEIGHTS = np.array(
     [0.806, 0.806, 0.797, 0.783, 0.765, 0.735, 0.708, 0.700, 0.728, 0.715, 0.680, 0.664, 0.660]
 )  # template z, metres
@@ -38,9 +36,7 @@ class Hair:
 def hair_colour(person: Person) -> np.ndarray:
     """Linear colour with a little personal variation."""
     rng = stable_rng("hair colour", person.seed)
-    return (
-        np.array(COLOURS[person.hair_colour]) * np.exp(rng.normal(0, 0.09)) * np.exp(rng.normal(0, 0.03, 3))
-    )
+    return np.array(COLOURS[person.hair_colour]) * np.exp(rng.normal(0, 0.09)) * np.exp(rng.normal(0, 0.03, 3))
 
 
 def hairline(person: Person, angle: np.ndarray) -> np.ndarray:
@@ -92,15 +88,11 @@ def grow_hair(anatomy: Anatomy, person: Person) -> Hair | None:
     if hanging:
         thickness += smoothstep(0.78, 0.72, height) * smoothstep(55, 80, angle) * 0.011
     near_parting = np.exp(-(((turn - person.parting) / 0.10) ** 2))
-    thickness -= (
-        near_parting * smoothstep(0.80, 0.83, height) * smoothstep(70, 40, angle) * 0.006 * (1 - curl)
-    )
+    thickness -= near_parting * smoothstep(0.80, 0.83, height) * smoothstep(70, 40, angle) * 0.006 * (1 - curl)
     u = ((turn / 6.283 + rng.random()) % 1 * 512).astype(int) % 512
     v = ((np.linspace(0, 1, HAIR_ROWS)[:, None] * 0.3 + rng.random()) % 1 * 512).astype(int)
     tiles = noise_tiles()
-    thickness *= (
-        1 + 0.5 * (tiles.broad[v, u] - 0.5) + (0.08 + 0.4 * curl) * (tiles.medium[v // 2, u // 2] - 0.5)
-    )
+    thickness *= 1 + 0.5 * (tiles.broad[v, u] - 0.5) + (0.08 + 0.4 * curl) * (tiles.medium[v // 2, u // 2] - 0.5)
 
     along = np.arange(1, HANGING_ROWS + 1)[:, None] / HANGING_ROWS
     hang = {
@@ -138,9 +130,7 @@ def place_hair(anatomy: Anatomy, hair: Hair, vertices: np.ndarray, normals: np.n
     along = np.arange(1, HANGING_ROWS + 1)[:, None, None] / HANGING_ROWS
     turn = anatomy.hair_angles[None, :, None]
     sway = 0.007 * np.sin(np.minimum(along * 2, 1) * 1.57)
-    sway = sway + 0.006 * hair.wave * np.sin(
-        along * 14 * (0.5 + hair.phase[0]) + turn * 5 + hair.phase[1] * 6
-    )
+    sway = sway + 0.006 * hair.wave * np.sin(along * 14 * (0.5 + hair.phase[0]) + turn * 5 + hair.phase[1] * 6)
     sway = sway + 0.002 * np.sin(turn * 9 + along * 3)
     tails = ends[None] + np.array([0, 0, -1.0]) * hair.hang * along + sideways[None] * sway
     return np.concatenate([skull, tails]).reshape(-1, 3).astype(np.float32)

@@ -123,9 +123,7 @@ def _hair_colour(colour: str) -> _Attribute:
     other = "brown" if colour != "brown" else "black"
     return _Attribute(
         lambda person: person.hair_colour == colour and person.hair_style != "bald",
-        lambda person, value: (
-            {"hair_colour": colour, **_with_hair(person)} if value else {"hair_colour": other}
-        ),
+        lambda person, value: {"hair_colour": colour, **_with_hair(person)} if value else {"hair_colour": other},
     )
 
 
@@ -180,9 +178,7 @@ _ATTRIBUTES = {
     ),
     "Receding_Hairline": _Attribute(
         lambda person: person.receding > VISIBLE and person.hair_style != "bald",
-        lambda person, value: (
-            {"receding": 0.85, "bangs": False, **_with_hair(person)} if value else {"receding": 0.0}
-        ),
+        lambda person, value: {"receding": 0.85, "bangs": False, **_with_hair(person)} if value else {"receding": 0.0},
     ),
     "Bushy_Eyebrows": _trait("brow_thickness"),
     "Arched_Eyebrows": _trait("brow_arch"),
@@ -218,9 +214,7 @@ def sample_person(split: str, index: int) -> Person:
     african, asian, european = rng.dirichlet([0.5, 0.4, 0.75])
     skin_tone = float(np.clip(african * 4.9 + asian * 2.2 + european * 0.6 + rng.normal(0, 0.5), 0, 5))
     shift = 1 if male else -1
-    traits = {
-        name: float(np.clip(uniform(-1, 1) + shift * MALE_SHIFT.get(name, 0.0), -1, 1)) for name in TRAITS
-    }
+    traits = {name: float(np.clip(uniform(-1, 1) + shift * MALE_SHIFT.get(name, 0.0), -1, 1)) for name in TRAITS}
     hair_colour = _choose(rng, _hair_colour_odds(young, african, asian, european))
     hair_style = _choose(rng, _hair_style_odds(male, young))
     recedes = rng.random() < ((0.18 if young else 0.6) if male else (0.02 if young else 0.08))
@@ -260,9 +254,7 @@ def sample_person(split: str, index: int) -> Person:
         wrinkle_tendency=float(uniform(0, 1)),
         eye_colour=_choose(
             rng,
-            dict(
-                brown=0.35 + african + asian, blue=0.6 * european, green=0.4 * european, gray=0.25 * european
-            ),
+            dict(brown=0.35 + african + asian, blue=0.6 * european, green=0.4 * european, gray=0.25 * european),
         ),
     )
 

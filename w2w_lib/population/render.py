@@ -109,9 +109,7 @@ def _pose(person: Person, view: View) -> tuple[Mesh, list[Layer], Eyes, float]:
     eye_centres = head[anatomy.eyes].mean(1).astype(np.float64)
     parts, layers = [head], [Layer(anatomy.faces, 0, len(head), SKIN)]
     if sculpture.hair is not None:
-        _add_part(
-            parts, layers, place_hair(anatomy, sculpture.hair, head, head_normals), _strand_faces(), HAIR
-        )
+        _add_part(parts, layers, place_hair(anatomy, sculpture.hair, head, head_normals), _strand_faces(), HAIR)
     if person.glasses:
         _add_part(parts, layers, *build_glasses(person, eye_centres), FRAME)
 
@@ -208,9 +206,7 @@ def _project(points: np.ndarray, scale: float, view: View, pixels: int) -> np.nd
 def _key_light(view: View) -> tuple[np.ndarray, np.ndarray]:
     """Direction of the key light, and the axes of its shadow map (pixels, pixels, depth)."""
     azimuth, elevation = np.radians([view.light_azimuth, view.light_elevation])
-    light = np.array(
-        [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
-    )
+    light = np.array([np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)])
     across = _unit(np.cross(light, [0.01, 0.02, 1.0]))
     up = np.cross(light, across)
     scale = SHADOW_SIZE / SHADOW_REACH

@@ -241,9 +241,7 @@ def shade(image, zbuffer, mesh, paint, light, eyes, background_top, background_b
             highlight = max(0.0, nx * hx + ny * hy + nz * hz) ** shine
             highlight *= gloss * (1 + 3 * grazing * grazing * grazing) * lit
             contact = 0.6 + 0.4 * open_sky
-            key_red = (
-                max(0.0, (facing + wrap_red) / (1 + wrap_red)) * (lit + 0.25 * wrap_red * (1 - lit)) * contact
-            )
+            key_red = max(0.0, (facing + wrap_red) / (1 + wrap_red)) * (lit + 0.25 * wrap_red * (1 - lit)) * contact
             key_green = max(0.0, (facing + wrap_green) / (1 + wrap_green)) * lit * contact
             key_blue = max(0.0, (facing + wrap_blue) / (1 + wrap_blue)) * lit * contact
             warm_sky = open_sky**0.8

@@ -84,9 +84,7 @@ def load_canvas() -> Canvas:
     for k, height in enumerate((0.768, 0.780, 0.792)):
         line = np.exp(-(((z - height - 0.002 * np.sin(x * 60 + k * 1.3)) / 0.0014) ** 2))
         wrinkles += 0.9 * line * smoothstep(0.045, 0.03, side) * front
-    wrinkles += 1.2 * stroke(0.0185, 0.690, 0.031, 0.664, 0.0024) + 0.8 * stroke(
-        0.030, 0.655, 0.029, 0.640, 0.0017
-    )
+    wrinkles += 1.2 * stroke(0.0185, 0.690, 0.031, 0.664, 0.0024) + 0.8 * stroke(0.030, 0.655, 0.029, 0.640, 0.0017)
     wrinkles += 0.7 * stroke(0.005, 0.742, 0.0055, 0.752, 0.001)
     for dz in (-0.006, 0, 0.006):
         wrinkles += 0.6 * stroke(0.050, 0.7285 + dz * 0.3, 0.061, 0.7285 + dz * 1.3, 0.0011)
@@ -115,27 +113,17 @@ def load_canvas() -> Canvas:
         gloss=gloss,
     )
     masks = {name: mask.astype(np.float32) for name, mask in masks.items()}
-    beards = {
-        name: mask.astype(np.float32) for name, mask in _beard_masks(anatomy, side, y, z, front).items()
-    }
+    beards = {name: mask.astype(np.float32) for name, mask in _beard_masks(anatomy, side, y, z, front).items()}
     angle = np.degrees(np.arctan2(side, -(y - CENTRE[1]))).astype(np.float32)
-    return Canvas(
-        x=x, side=side, y=y, z=z, angle=angle, beards=beards, ears=anatomy.ears, lips=anatomy.lips, **masks
-    )
+    return Canvas(x=x, side=side, y=y, z=z, angle=angle, beards=beards, ears=anatomy.ears, lips=anatomy.lips, **masks)
 
 
 def _beard_masks(anatomy: Anatomy, side, y, z, front) -> dict[str, np.ndarray]:
     rough = sample_tile(noise_tiles().medium, side, y, z, 5, 5, 0.2, 0.4) - 0.5
     cheek_line = 0.664 + np.clip(side - 0.027, 0, 1) * 0.85 + 0.004 * rough
     jaw = smoothstep(-0.062, -0.068, y)
-    full = (
-        smoothstep(0.004, -0.004, z - cheek_line)
-        * np.where(side < 0.026, smoothstep(0.658, 0.652, z), 1)
-        * jaw
-    )
-    sideburn = (
-        smoothstep(0.735, 0.715, z) * smoothstep(-0.094, -0.088, y) * jaw * smoothstep(0.05, 0.06, side)
-    )
+    full = smoothstep(0.004, -0.004, z - cheek_line) * np.where(side < 0.026, smoothstep(0.658, 0.652, z), 1) * jaw
+    sideburn = smoothstep(0.735, 0.715, z) * smoothstep(-0.094, -0.088, y) * jaw * smoothstep(0.05, 0.06, side)
     full = np.maximum(full, sideburn) * smoothstep(0.604, 0.614, z + 0.02 * (y < -0.09))
     mustache = smoothstep(0.031, 0.026, side) * smoothstep(0.6830, 0.6790, z + 0.12 * side)
     mustache *= smoothstep(0.6655, 0.6675, z + 0.28 * np.clip(side - 0.012, 0, 1))
@@ -264,11 +252,7 @@ def _brow_mask(canvas: Canvas, person: Person, strands: np.ndarray, rng: np.rand
     inside = np.clip(along, 0, 1)
     middle = 0.7455 + height + 0.006 * tilt * inside + bend * np.sin(np.pi * inside**1.15)
     middle += 0.002 * person.traits.brow_arch
-    taper = (
-        np.clip(1.05 - 0.62 * inside, 0, 1) * smoothstep(-0.12, 0.08, along) * smoothstep(1.12, 0.85, along)
-    )
+    taper = np.clip(1.05 - 0.62 * inside, 0, 1) * smoothstep(-0.12, 0.08, along) * smoothstep(1.12, 0.85, along)
     half = 0.0040 * thickness * taper + 1e-5
     band = smoothstep(1.2, 0.5, np.abs(canvas.z - middle) / half) * canvas.front * (half > 2e-4)
-    return np.clip(band * (0.66 + 0.6 * strands) * (0.72 + 0.28 * min(thickness, 1.4)), 0, 0.97).astype(
-        np.float32
-    )
+    return np.clip(band * (0.66 + 0.6 * strands) * (0.72 + 0.28 * min(thickness, 1.4)), 0, 0.97).astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .anatomy import load_anatomy
 from .captions import caption_full
@@ -86,9 +86,7 @@ def _render_identity(task: tuple[str, int, int, int]) -> tuple[np.ndarray, list[
         view = sample_view(split, index, number)
         pictures[number] = render(person, view, size)
         fields = {**asdict(view), "pose": view.pose, "light": view.light}
-        rows.append(
-            {"person": index, "view": number, "caption_full": caption_full(person, view), **fields, **labels}
-        )
+        rows.append({"person": index, "view": number, "caption_full": caption_full(person, view), **fields, **labels})
     return pictures, rows
 
 
@@ -117,18 +115,13 @@ class RenderedSource:
 class FolderSource:
     """A folder with one folder of pictures per identity, optionally with labels keyed by folder name."""
 
-    def __init__(
-        self, path: str | Path, labels: str | Path | pd.DataFrame | None = None, size: int | None = None
-    ):
+    def __init__(self, path: str | Path, labels: str | Path | pd.DataFrame | None = None, size: int | None = None):
         self.path, self.size = Path(path), size
         if not self.path.is_dir():
             raise ValueError(
-                f"No folder at {self.path}: expected a folder with one folder of images per identity; "
-                "check the path"
+                f"No folder at {self.path}: expected a folder with one folder of images per identity; check the path"
             )
-        folders = sorted(
-            entry for entry in self.path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-        )
+        folders = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if not folders:
             raise ValueError(
                 f"No identity folders in {self.path}: expected one folder of images per identity; create them"
@@ -152,9 +145,7 @@ class FolderSource:
         _check_known(id, self.ids, str(self.path))
         squares = [_read_square(file) for file in self._files[id]]
         size = self.size or min(square.width for square in squares)
-        return np.stack(
-            [np.asarray(square.resize((size, size), Image.Resampling.LANCZOS)) for square in squares]
-        )
+        return np.stack([np.asarray(square.resize((size, size), Image.Resampling.LANCZOS)) for square in squares])
 
 
 def _check_known(id: str, ids: Sequence[str], where: str) -> None:
@@ -203,29 +194,22 @@ def _read_labels(labels: str | Path | pd.DataFrame, ids: Sequence[str]) -> pd.Da
         path = Path(labels)
         name = f"labels file {path}"
         if not path.is_file():
-            raise ValueError(
-                f"No {name}: expected a CSV or Parquet file keyed by folder name; check the path"
-            )
+            raise ValueError(f"No {name}: expected a CSV or Parquet file keyed by folder name; check the path")
         if path.suffix.lower() not in (".csv", ".parquet"):
             raise ValueError(f"Unknown type of {name}: expected .csv or .parquet; convert it")
         try:
             table = _read_table(path)
         except (ValueError, OSError) as error:  # parser errors of pandas and pyarrow are ValueErrors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"Cannot read {name}: expected a table of labels ({reason}); write it again"
-            ) from error
+            raise ValueError(f"Cannot read {name}: expected a table of labels ({reason}); write it again") from error
     table.index = table.index.astype(str)
     twice = sorted(set(table.index[table.index.duplicated()]))
     if twice:
-        raise ValueError(
-            f"{name} has several rows for: {_some(twice)}; expected one row per folder, remove the others"
-        )
+        raise ValueError(f"{name} has several rows for: {_some(twice)}; expected one row per folder, remove the others")
     missing = [id for id in ids if id not in table.index]
     if missing:
         raise ValueError(
-            f"{name} has no row for: {_some(missing)}; expected one row per folder name in its first column, "
-            "add them"
+            f"{name} has no row for: {_some(missing)}; expected one row per folder name in its first column, add them"
         )
     return table.loc[list(ids)]
 
@@ -253,9 +237,7 @@ def open_source(
     text = str(path_or_split)
     if text in SPLITS and not isinstance(path_or_split, Path):
         if labels is not None:
-            raise ValueError(
-                f"Split {text!r} knows its labels: expected no others; leave them out or give a path"
-            )
+            raise ValueError(f"Split {text!r} knows its labels: expected no others; leave them out or give a path")
         return RenderedSource(text, people, views, size or 64)
     folder = Path(text).expanduser()
     if not folder.exists():

@@ -60,9 +60,7 @@ class View:
     @property
     def light(self) -> str:
         """Side of the picture from which the key light comes."""
-        return _side(
-            self.light_azimuth, SIDE_LIT, "lit from the left", "lit from the right", "lit from the front"
-        )
+        return _side(self.light_azimuth, SIDE_LIT, "lit from the left", "lit from the right", "lit from the front")
 
 
 def _side(angle: float, limit: float, left: str, right: str, middle: str) -> str:
