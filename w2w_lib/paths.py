@@ -15,6 +15,7 @@ BASE_POCKET = BASES / "pocket"
 ATTRIBUTE_JUDGE = DATA / "judge" / "attributes.safetensors"
 OUTPUTS = ROOT / "outputs"
 STRIPPED = OUTPUTS / ".stripped"
+HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 STYLE = PACKAGE / "w2w.mplstyle"
 
 

@@ -1,5 +1,6 @@
 """The outputs a reader of the repository's page sees: put under the notebooks, and proved to be current."""
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -35,6 +36,9 @@ def publish(profile: str) -> list[tuple[Path, int]]:
         raise ValueError("nothing published:\n  " + "\n  ".join(problems))
     for path, notebook in published.items():
         write(path, nbformat.writes(notebook, version=4) + "\n")
+        if picture := _hero(notebook):
+            paths.HERO.parent.mkdir(exist_ok=True)
+            paths.HERO.write_bytes(picture)
     return [(path, path.stat().st_size) for path in published]
 
 
@@ -63,6 +67,13 @@ def _stale(path: Path, profile: str, stages: dict) -> str | None:
             changed = _changed_sources(name)
             return f"stage {name} is out of date ({', '.join(changed)}): {rerun}" if changed else None
     return f"no stage of profile {profile} in dvc.lock ran it: {rerun}"
+
+
+def _hero(notebook: NotebookNode) -> bytes | None:
+    """The picture of the cell tagged ``hero``, which opens the README."""
+    heroes = (cell for cell in code_cells(notebook) if "hero" in cell.metadata.get("tags", []))
+    pictures = (o.data["image/png"] for cell in heroes for o in cell.outputs if "image/png" in o.get("data", {}))
+    return next((base64.b64decode(picture) for picture in pictures), None)
 
 
 def _ran(executed: NotebookNode, notebook: NotebookNode, profile: str) -> bool:
