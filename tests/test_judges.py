@@ -14,6 +14,7 @@ from tiny_base import tiny_pipeline
 
 from w2w_lib import base_metrics
 from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
+from w2w_lib.base_model import build_tokenizer
 from w2w_lib.base_training import BaseRecipe, train_base
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
@@ -248,3 +249,11 @@ def test_an_unknown_recipe_setting_is_named():
 def test_model_card_states_recipe_and_measurements():
     card = model_card(BaseRecipe(steps=77), {"faces_detected": 0.98765})
     assert "| steps | 77 |" in card and "| faces_detected | 0.9877 |" in card and "Limits" in card
+
+
+def test_a_tokenizer_built_twice_is_the_same_and_has_one_token_for_a_word():
+    first, second = build_tokenizer(list(VOCABULARY)), build_tokenizer(list(VOCABULARY))
+    assert first.get_vocab() == second.get_vocab()
+    assert first.tokenize("a photo of a sks person, bald") == [
+        f"{w}</w>" for w in "a photo of a sks person , bald".split()
+    ]

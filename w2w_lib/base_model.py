@@ -116,7 +116,10 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     byte_pairs.train_from_iterator(corpus, trainer)
     model = json.loads(byte_pairs.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_TOKENS)
+    # The trainer breaks ties differently from run to run: number the words in an order of our own.
+    first = [bos, eos, *(f"{word}</w>" for word in sorted({*words, IDENTIFIER, ","}))]
+    tokens = first + sorted(set(model["vocab"]) - set(first))
+    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int = 4) -> CLIPTextModel:
