@@ -70,8 +70,8 @@ def _stale(path: Path, profile: str, stages: dict) -> str | None:
 
 
 def _hero(notebook: NotebookNode) -> bytes | None:
-    """The picture of the cell tagged ``hero``, which opens the README."""
-    heroes = (cell for cell in code_cells(notebook) if "hero" in cell.metadata.get("tags", []))
+    """The picture of the cell tagged ``cover``, which opens the README."""
+    heroes = (cell for cell in code_cells(notebook) if "cover" in cell.metadata.get("tags", []))
     pictures = (o.data["image/png"] for cell in heroes for o in cell.outputs if "image/png" in o.get("data", {}))
     return next((base64.b64decode(picture) for picture in pictures), None)
 
