@@ -398,5 +398,5 @@ def test_inversion_follows_its_mask(pipeline, space):
         return invert(pipeline, few, latents, recipe, mask, progress=False)[0] / few.std
 
     everywhere = torch.ones(1, 1, 8, 8)
-    torch.testing.assert_close(found(), found(3 * everywhere), rtol=0, atol=0.02)
-    assert (found() - found(head_mask(8)[None])).abs().max() > 0.05
+    torch.testing.assert_close(found(), found(3 * everywhere), rtol=0, atol=1e-3)
+    assert (found() - found(head_mask(8)[None])).abs().max() > 0.02
