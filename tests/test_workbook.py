@@ -116,6 +116,7 @@ def test_an_interrupted_run_goes_on_where_it_was(own, how):
         old.unlink()
     with subprocess.Popen(
         ["dvc", "repro", "finetune@smoke"], cwd=own.root, env=own.environment, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         while not (weights / "person1").exists():
