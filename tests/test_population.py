@@ -66,7 +66,7 @@ def test_a_person_does_not_depend_on_company():
 
 def test_people_are_the_same_in_another_process():
     code = (
-        "import json; from dataclasses import asdict; from w2w_lib.population import *;"
+        "import json; from dataclasses import asdict; from w2w_lib.population import sample_person, sample_view;"
         "print(json.dumps([asdict(sample_person('tests', 7)), asdict(sample_view('tests', 7, 3))]))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
