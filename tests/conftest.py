@@ -13,6 +13,8 @@ from ruamel.yaml import YAML
 
 from w2w_lib import paths
 
+pytest_plugins = ["planted"]
+
 TOY_CELL = """\
 for out in {outs}:
     path = paths.ROOT / out.replace("${{key}}", profile).replace("${{item}}", profile)

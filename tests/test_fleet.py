@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_base import tiny_pipeline
 
+from w2w_lib.adapter_files import save_adapter
 from w2w_lib.bank import wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts, fingerprint
 from w2w_lib.fleet import Fleet, FleetRecipe
@@ -43,7 +44,7 @@ def random_theta(layout, models, seed=0):
 
 
 def peft_model(unet, layout, theta, folder):
-    layout.save_peft(theta, folder)
+    save_adapter(layout, theta, folder, "peft")
     return PeftModel.from_pretrained(copy.deepcopy(unet), str(folder), is_trainable=True)
 
 
@@ -60,24 +61,6 @@ def test_each_row_wears_its_own_adapter_as_in_peft(pipeline, layout, tmp_path):
         torch.testing.assert_close(ours[i : i + 1], expected, rtol=1e-4, atol=1e-5)
         assert (ours[i] - before[i]).abs().max() > 1e-3
     torch.testing.assert_close(pipeline.unet(x, t, text).sample, before, rtol=0, atol=0)
-
-
-def test_diffusers_opens_our_file(pipeline, layout, tmp_path):
-    theta = random_theta(layout, 1)
-    layout.save_diffusers(theta[0], tmp_path / "lora.safetensors")
-    x, t = torch.randn(1, 4, 8, 8), torch.tensor([300])
-    text = encode_prompts(pipeline, ["sks person"])
-    with wearing(pipeline.unet, layout, theta):
-        ours = pipeline.unet(x, t, text).sample
-    other = tiny_pipeline()
-    other.load_lora_weights(tmp_path, weight_name="lora.safetensors")
-    torch.testing.assert_close(ours, other.unet(x, t, text).sample, rtol=1e-4, atol=1e-5)
-
-
-def test_peft_round_trip(pipeline, layout, tmp_path):
-    theta = random_theta(layout, 1)[0]
-    layout.save_peft(theta, tmp_path)
-    assert torch.equal(layout.load_peft(tmp_path), theta)
 
 
 def train_with_peft(pipeline, layout, latents, prior, identity):

@@ -14,12 +14,9 @@ from tiny_base import tiny_pipeline
 
 from w2w_lib import base_metrics
 from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
-from w2w_lib.base_model import build_tokenizer
-from w2w_lib.base_training import BaseRecipe, train_base
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
-from w2w_lib.model_card import model_card
-from w2w_lib.population import ATTRIBUTES, VOCABULARY
+from w2w_lib.population import ATTRIBUTES
 from w2w_lib.population.view import BACKGROUNDS
 
 
@@ -227,33 +224,3 @@ def test_views_are_found_by_their_captions():
     groups = base_metrics.captioned_views(images, captions)
     assert groups["smiling"].max() == 0 and len(groups["smiling"]) == 1
     assert groups["on a red background"].max() == 1 and len(groups["open mouth"]) == 0
-
-
-# ---------------------------------------------------------------- a finished base
-def test_a_finished_base_is_not_trained_again(tmp_path):
-    recipe = BaseRecipe.of({"steps": 7, "channels": [16, 32]})
-    (tmp_path / "training.json").write_text(
-        '{"recipe": {"steps": 7, "channels": [16, 32]}, "log": [{"step": 7, "loss": 0.5}]}'
-    )
-    assert train_base(recipe, tmp_path, tmp_path / "work") == [{"step": 7, "loss": 0.5}]
-    with pytest.raises(ValueError, match=r"another recipe \(steps 7 there, 8 here\).*move the folder away"):
-        train_base(BaseRecipe.of({"steps": 8, "channels": [16, 32]}), tmp_path, tmp_path / "work")
-    assert not (tmp_path / "work").exists()
-
-
-def test_an_unknown_recipe_setting_is_named():
-    with pytest.raises(ValueError, match="no stepz; expected some of people"):
-        BaseRecipe.of({"stepz": 7})
-
-
-def test_model_card_states_recipe_and_measurements():
-    card = model_card(BaseRecipe(steps=77), {"faces_detected": 0.98765})
-    assert "| steps | 77 |" in card and "| faces_detected | 0.9877 |" in card and "Limits" in card
-
-
-def test_a_tokenizer_built_twice_is_the_same_and_has_one_token_for_a_word():
-    first, second = build_tokenizer(list(VOCABULARY)), build_tokenizer(list(VOCABULARY))
-    assert first.get_vocab() == second.get_vocab()
-    assert first.tokenize("a photo of a sks person, bald") == [
-        f"{w}</w>" for w in "a photo of a sks person , bald".split()
-    ]

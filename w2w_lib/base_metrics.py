@@ -184,8 +184,7 @@ def prompted_views(
 
 def captioned_views(images: Images, captions: pd.Series) -> dict[str, Images]:
     """Pictures grouped by the phrases of ``VIEW_PHRASES`` that their captions hold."""
-    said = [set(text.split(", ")) for text in captions]
-    return {phrase: images[[phrase in phrases for phrases in said]] for phrase in VIEW_PHRASES}
+    return {phrase: images[captions.str.contains(phrase, regex=False).to_numpy()] for phrase in VIEW_PHRASES}
 
 
 def view_scores(pictures: dict[str, Images]) -> dict[str, float]:

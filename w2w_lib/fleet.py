@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import psutil
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.layout import AdapterLayout
 from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.weights_dataset import WeightsDataset
+
+MEMORY_SHARE = 0.7  # of the free memory that a fleet may plan to fill
 
 
 @dataclass(frozen=True)
@@ -97,19 +100,66 @@ class Fleet:
                 parts.append(draw(rng, self.prior_latents, recipe.prior_batch, recipe.timesteps))
         return tuple(torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
 
+    def memory_per_model(self, latents: Float[Tensor, "images channels height width"]) -> int:
+        """Bytes that one training step keeps for each adapter: what autograd saves of one model's forward pass."""
+        saved = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        weights = {p.untyped_storage().data_ptr() for p in self.unet.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self._first_loss(latents)
+        return sum(size for pointer, size in saved.items() if pointer not in weights)
+
+    def _first_loss(self, latents: Tensor) -> Tensor:
+        recipe = self.recipe
+        theta = self.layout.initial(recipe.seed)[None].to(self.device).requires_grad_()
+        batch = self._batch([latents], [stream(recipe.seed, "memory")])
+        text = self.instance_text.expand(len(batch[0]), -1, -1)
+        with wearing(self.unet, self.layout, theta, torch.zeros(len(batch[0]), dtype=torch.long)):
+            return denoising_loss(self.unet, self.scheduler, *batch, text).sum()
+
     def train_all(
         self,
         latents: dict[str, Float[Tensor, "images channels height width"]],
         dataset: WeightsDataset,
         fleet_size: int = 32,
     ) -> None:
-        """Fine-tune every identity that the dataset does not hold yet, ``fleet_size`` at a time."""
+        """Fine-tune every identity that the dataset does not hold yet, at most ``fleet_size`` at a time.
+
+        Fewer, where that many would not fit in memory; MemoryError where not even one does.
+        """
         done = set(dataset.read_ids())
         todo = [i for i in latents if i not in done]
+        if todo:
+            fitting = int(MEMORY_SHARE * _free_memory(self.device) / self.memory_per_model(latents[todo[0]]))
+            fleet_size = max(1, min(fleet_size, fitting))
         with tqdm(total=len(latents), initial=len(done & set(latents)), desc="fine-tune", unit="person") as bar:
-            for start in range(0, len(todo), fleet_size):
-                ids = todo[start : start + fleet_size]
-                theta, losses = self.train({i: latents[i] for i in ids})
+            while todo:
+                ids = todo[:fleet_size]
+                try:
+                    theta, losses = self.train({i: latents[i] for i in ids})
+                except RuntimeError as error:
+                    fleet_size = _smaller_fleet(len(ids), error)
+                    bar.write(f"{len(ids)} adapters do not fit in memory: going on with {fleet_size} at a time")
+                    continue
                 dataset.append(ids, theta, losses)
+                todo = todo[fleet_size:]
                 bar.set_postfix(loss=f"{losses.mean():.3f}")
                 bar.update(len(ids))
+
+
+def _free_memory(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _smaller_fleet(size: int, error: RuntimeError) -> int:
+    """Half as many, after an error for want of memory; any other error is raised again."""
+    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        raise error
+    if size == 1:
+        raise MemoryError("not even one adapter fits in memory: lower instance_batch, or use a smaller base") from error
+    return size // 2

@@ -2,12 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 PEFT_PREFIX = "base_model.model."
@@ -110,34 +107,6 @@ class AdapterLayout:
             start = torch.rand(factor.size, generator=rng) * 2 * bound - bound
             parts.append(start if factor.is_down else torch.zeros(factor.size))
         return torch.cat(parts)
-
-    def save_peft(self, theta: Float[Tensor, " d"], folder: str | Path) -> None:
-        """Write theta as a PEFT adapter folder (``PeftModel.from_pretrained(unet, folder)`` opens it)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), bias="none")
-        config.save_pretrained(str(folder))
-        factors = self.unflatten(theta.detach().float()[None])
-        save_file({k: v[0].contiguous() for k, v in factors.items()}, folder / "adapter_model.safetensors")
-
-    def load_peft(self, folder: str | Path) -> Float[Tensor, " d"]:
-        """Theta of a PEFT adapter folder with this layout."""
-        path = Path(folder) / "adapter_model.safetensors"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder}: expected a PEFT adapter folder with adapter_model.safetensors")
-        theta = self.flatten(load_file(path))
-        if not torch.isfinite(theta).all():
-            raise ValueError(f"{path}: holds NaN or infinite numbers")
-        return theta
-
-    def save_diffusers(self, theta: Float[Tensor, " d"], path: str | Path) -> None:
-        """Write theta as one file for ``pipeline.load_lora_weights`` (alpha is folded into B)."""
-        factors = self.unflatten(theta.detach().float()[None])
-        tensors = {}
-        for key, value in factors.items():
-            folded = value[0] if ".lora_A." in key else value[0] * self.scale
-            tensors["unet." + key.removeprefix(PEFT_PREFIX)] = folded.contiguous()
-        save_file(tensors, path)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -83,7 +83,14 @@ class WeightsDataset:
         checksum = hashlib.sha256(theta.numpy().tobytes()).hexdigest()
         name = f"shard-{ids[0]}-{len(ids)}.safetensors"
         partial = self.folder / f".{name}.partial"
-        save_file(tensors, partial, metadata={"ids": json.dumps(ids), "sha256": checksum})
+        try:
+            save_file(tensors, partial, metadata={"ids": json.dumps(ids), "sha256": checksum})
+        except (SafetensorError, OSError) as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                f"{self.folder}: cannot write the weights of {len(ids)} identities ({error}); rows written before are "
+                "safe: make room and run again"
+            ) from None
         os.replace(partial, self.folder / name)
 
     def _shards(self) -> Iterable[Path]:

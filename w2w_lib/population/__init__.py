@@ -1,6 +1,7 @@
 """The pocket world: a population of rendered people with exact labels, captions and counterfactuals."""
 
-from .captions import VOCABULARY, caption, caption_full
+from .captions import VOCABULARY, as_text, caption, caption_features, caption_full
+from .meaning import meaning
 from .person import ATTRIBUTES, Person, Traits, counterfactual, sample_person
 from .render import render
 from .source import FolderSource, IdentitySource, RenderedSource, open_source, render_population
@@ -15,9 +16,12 @@ __all__ = [
     "RenderedSource",
     "Traits",
     "View",
+    "as_text",
     "caption",
+    "caption_features",
     "caption_full",
     "counterfactual",
+    "meaning",
     "open_source",
     "render",
     "render_population",

@@ -18,6 +18,7 @@ from .person import (
 from .view import BACKGROUNDS, EXPRESSIONS, SHIRTS, View
 
 MAX_WORDS = 72
+MAX_TOKENS = 75  # words and commas: CLIP's 77 less its two ends
 TRAIT_LEVELS = (-0.6, -LABEL_THRESHOLD, LABEL_THRESHOLD, 0.6)
 TRAIT_PHRASES = {  # lowest to highest; the two highest (lowest for eyes) are what the label says
     "face_width": ("slender face", "narrow face", "average face", "wide face", "broad face"),
@@ -130,50 +131,65 @@ def _beard_phrase(person: Person) -> str:
     return f"full {person.hair_colour} beard" if person.beard == "full" else f"{person.hair_colour} {person.beard}"
 
 
-def _noun(person: Person) -> str:
-    return "man" if person.male else "woman"
-
-
 def caption_full(person: Person, view: View) -> str:
     """Everything in a fixed order; beyond 72 words absences, then average features, give way."""
-    features = person_phrases(person) | view_phrases(view)
-    opening = f"a photo of a {_noun(person)}"
-
-    def text() -> str:
-        return ", ".join([opening, *features.values()])
-
-    averages = [name for name, phrases in TRAIT_PHRASES.items() if features[name] == phrases[2]]
-    absences = [
-        name for name, phrase in ABSENT.items() if features[name] == phrase and name not in ("beard", "glasses")
-    ]
-    for name in dict.fromkeys([*absences, *averages, *LEAST_VISIBLE]):
-        if len(text().split()) <= MAX_WORDS:
-            break
-        del features[name]
-    return text()
+    return as_text(_full_features(person, view))
 
 
 def caption(person: Person, view: View, rng: np.random.Generator, *, keep: float | None = None) -> str:
-    """A caption that keeps each phrase with probability `keep`.
+    """A caption that keeps each phrase with probability `keep`; None draws how much is kept."""
+    return as_text(caption_features(person, view, rng, keep=keep))
 
-    None draws it: 10% of captions say nothing, 25% everything, the others between 0.1 and 0.9.
+
+def caption_features(
+    person: Person, view: View, rng: np.random.Generator, *, keep: float | None = None
+) -> dict[str, str]:
+    """The phrases of a random caption by what they speak of; "opening" is one that says nothing.
+
+    `keep` None draws it: 10% of captions say nothing, 25% everything, the others between 0.1 and 0.9.
     """
     short = bool(rng.random() < 0.5)
     if keep is None:
         kind, amount = rng.random(), float(rng.uniform(0.1, 0.9))
         if kind < 0.10:
-            return "person" if short else "a photo of a person"
+            return {"opening": "person" if short else "a photo of a person"}
         keep = 1.0 if kind < 0.35 else amount
     if keep >= 1:
-        return caption_full(person, view)
-    noun = _noun(person) if rng.random() < keep else "person"
-    said = [phrase for phrase in person_phrases(person).values() if rng.random() < keep]
-    seen = [phrase for phrase in view_phrases(view).values() if rng.random() < keep]
+        return _full_features(person, view)
+    opening = _gender(person) if rng.random() < keep else {"opening": "a photo of a person"}
+    said = [feature for feature in person_phrases(person).items() if rng.random() < keep]
+    seen = [feature for feature in view_phrases(view).items() if rng.random() < keep]
     rng.shuffle(said)
-    opening = f"a photo of a {noun}"
-    while len(" ".join([opening, *said, *seen]).split()) > MAX_WORDS:
+    while _words(opening | dict(said) | dict(seen)) > MAX_WORDS:
         said.pop()
-    return ", ".join([opening, *said, *seen])
+    return opening | dict(said) | dict(seen)
+
+
+def as_text(features: dict[str, str]) -> str:
+    """The phrases with commas between them, or without where commas would be too many for a text encoder."""
+    commas = len(features) - 1
+    return (", " if _words(features) + commas <= MAX_TOKENS else " ").join(features.values())
+
+
+def _words(features: dict[str, str]) -> int:
+    return sum(len(phrase.split()) for phrase in features.values())
+
+
+def _gender(person: Person) -> dict[str, str]:
+    return {"gender": f"a photo of a {'man' if person.male else 'woman'}"}
+
+
+def _full_features(person: Person, view: View) -> dict[str, str]:
+    features = _gender(person) | person_phrases(person) | view_phrases(view)
+    averages = [name for name, phrases in TRAIT_PHRASES.items() if features[name] == phrases[2]]
+    absences = [
+        name for name, phrase in ABSENT.items() if features[name] == phrase and name not in ("beard", "glasses")
+    ]
+    for name in dict.fromkeys([*absences, *averages, *LEAST_VISIBLE]):
+        if _words(features) <= MAX_WORDS:
+            break
+        del features[name]
+    return features
 
 
 def _vocabulary() -> list[str]:

@@ -1,0 +1,129 @@
+"""Training the base: what captions mean, an encoder that reads them, a run that can be interrupted."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
+from tiny_base import tiny_pipeline
+
+from w2w_lib.base_data import BaseData, BaseRecipe, _caption, prepare_data
+from w2w_lib.base_model import MAX_TOKENS, build_tokenizer
+from w2w_lib.base_training import BaseTrainer, train_base
+from w2w_lib.model_card import model_card
+from w2w_lib.population import (
+    ATTRIBUTES,
+    VOCABULARY,
+    as_text,
+    caption_features,
+    caption_full,
+    meaning,
+    sample_person,
+    sample_view,
+)
+from w2w_lib.text_training import read, train_text_encoder
+
+SMALL = {"people": 60, "views": 2, "text_width": 128, "text_layers": 2, "channels": [16, 32], "batch_size": 4}
+
+
+# ---------------------------------------------------------------- captions and what they mean
+def test_captions_fit_the_text_encoder():
+    tokenizer, rng = build_tokenizer(VOCABULARY), np.random.default_rng(0)
+    for index in range(300):
+        person, view = sample_person("tests", index), sample_view("tests", index, 0)
+        for text in (caption_full(person, view), as_text(caption_features(person, view, rng))):
+            assert len(tokenizer(text).input_ids) <= MAX_TOKENS
+
+
+def test_every_phrase_of_a_caption_has_a_meaning():
+    rng = np.random.default_rng(0)
+    for index in range(50):
+        person, view = sample_person("tests", index), sample_view("tests", index, 0)
+        assert set(caption_features(person, view, rng)) <= {"opening", *meaning(person, view)}
+
+
+def test_meanings_agree_with_labels():
+    for index in range(200):
+        person, view = sample_person("tests", index), sample_view("tests", index, 0)
+        meant, labels = meaning(person, view), person.labels
+        assert set(labels) == set(ATTRIBUTES)
+        assert meant["gender"][0] == labels["Male"] and meant["glasses"][0] == labels["Eyeglasses"]
+        assert (meant["nose_size"][0] > 0.25) == labels["Big_Nose"]
+        assert sum(meant["glasses"]) == (3 if labels["Eyeglasses"] else 0)  # there, one shape, one colour
+
+
+# ---------------------------------------------------------------- the text encoder
+def captions_only(recipe: BaseRecipe) -> BaseData:
+    latents = torch.zeros(recipe.people * recipe.views, 4, 8, 8)
+    return BaseData(latents=latents, codec=None, held_out=24, **_caption(recipe))
+
+
+def test_the_encoder_learns_to_read(tmp_path):
+    shares = {}
+    for steps in (1, 150):
+        recipe = BaseRecipe.of(SMALL | {"text_steps": steps})
+        (tmp_path / str(steps)).mkdir()
+        _, shares[steps] = train_text_encoder(recipe, captions_only(recipe), tmp_path / str(steps))
+    assert shares[1] < 0.1 and shares[150] > 0.3
+
+
+def test_reading_directions_are_orthonormal():
+    identity = torch.eye(64)
+    directions = read(identity[None], 40)[0]
+    torch.testing.assert_close(directions.T @ directions, torch.eye(40), atol=1e-5, rtol=0)
+
+
+def test_one_position_is_as_good_as_77_equal_ones():
+    unet = tiny_pipeline().unet
+    unet.set_attn_processor(AttnProcessor())
+    latents, summary = torch.randn(2, 4, 8, 8), torch.randn(2, 1, 16)
+    with torch.no_grad():
+        one = unet(latents, 500, summary).sample
+        many = unet(latents, 500, summary.expand(-1, 77, -1)).sample
+    torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-4)
+
+
+# ---------------------------------------------------------------- the run
+def test_an_interrupted_run_ends_in_the_same_base(tmp_path):
+    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 4})
+    work = tmp_path / "work"
+    train_base(recipe, tmp_path / "whole", work, checkpoint_every=4)
+    (work / "checkpoint.pt").unlink()
+    trainer = BaseTrainer(recipe, prepare_data(recipe, work), work)
+    for _ in range(2):
+        trainer.train_step()
+    trainer.save_checkpoint()
+    log = train_base(recipe, tmp_path / "resumed", work, checkpoint_every=4)
+    assert [entry["step"] for entry in log] == [4]
+    name = "unet/diffusion_pytorch_model.safetensors"
+    whole, resumed = (load_file(tmp_path / run / name) for run in ("whole", "resumed"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_a_finished_base_is_not_trained_again(tmp_path):
+    recipe = BaseRecipe.of({"steps": 7, "channels": [16, 32]})
+    (tmp_path / "training.json").write_text(
+        '{"recipe": {"steps": 7, "channels": [16, 32]}, "log": [{"step": 7, "loss": 0.5}]}'
+    )
+    assert train_base(recipe, tmp_path, tmp_path / "work") == [{"step": 7, "loss": 0.5}]
+    with pytest.raises(ValueError, match=r"another recipe \(steps 7 there, 8 here\).*move the folder away"):
+        train_base(BaseRecipe.of({"steps": 8, "channels": [16, 32]}), tmp_path, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_an_unknown_recipe_setting_is_named():
+    with pytest.raises(ValueError, match="no stepz; expected some of people"):
+        BaseRecipe.of({"stepz": 7})
+
+
+def test_model_card_states_recipe_and_measurements():
+    card = model_card(BaseRecipe(steps=77), {"faces_detected": 0.98765})
+    assert "| steps | 77 |" in card and "| faces_detected | 0.9877 |" in card and "Limits" in card
+
+
+def test_a_tokenizer_built_twice_is_the_same_and_has_one_token_for_a_word():
+    first, second = build_tokenizer(list(VOCABULARY)), build_tokenizer(list(VOCABULARY))
+    assert first.get_vocab() == second.get_vocab()
+    assert first.tokenize("a photo of a sks person, bald") == [
+        f"{w}</w>" for w in "a photo of a sks person , bald".split()
+    ]

@@ -1,0 +1,59 @@
+"""Inversion against planted coefficients."""
+
+import copy
+
+import torch
+from planted import LATENT
+
+from w2w_lib import inversion
+from w2w_lib.bank import wearing
+from w2w_lib.inversion import InversionRecipe, invert
+from w2w_lib.portraits import head_mask
+
+
+def teacher_loss(pipeline, layout, planted, batch):
+    """A stand-in for the denoising loss whose minimum is known: the prediction of the model ``planted``."""
+    teacher = copy.deepcopy(pipeline.unet)
+
+    def loss(unet, scheduler, latents, noise, timesteps, text, mask):
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        with torch.no_grad(), wearing(teacher, layout, planted, torch.arange(len(noisy)) // batch):
+            target = teacher(noisy, timesteps, text).sample
+        return (unet(noisy, timesteps, text).sample - target).square().mean((1, 2, 3))
+
+    return loss
+
+
+def test_inversion_recovers_planted_coefficients(pipeline, space, monkeypatch):
+    few = space.truncated(LATENT)
+    planted = few.std * torch.tensor([[0.8, -0.5, 0.3], [-0.6, 0.4, 0.9]])
+    recipe = InversionRecipe(steps=120, learning_rate=0.1, batch=4, prior=0.0)
+    loss = teacher_loss(pipeline, few.layout, few.unproject(planted), recipe.batch)
+    monkeypatch.setattr(inversion, "denoising_loss", loss)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found, losses = inversion.invert(pipeline, few, latents, recipe, progress=False)
+    assert (losses[-10:].mean(0) < 0.05 * losses[:10].mean(0)).all()
+    torch.testing.assert_close(found / few.std, planted / few.std, rtol=0, atol=0.1)
+
+
+def test_inversion_does_not_depend_on_company(pipeline, space):
+    few = space.truncated(LATENT)
+    recipe = InversionRecipe(steps=20, learning_rate=0.1, batch=4, prior=0.0)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    together, losses = invert(pipeline, few, latents, recipe, progress=False)
+    alone, _ = invert(pipeline, few, latents[:1], recipe, progress=False)
+    assert losses.shape == (20, 2) and together.shape == (2, LATENT)
+    torch.testing.assert_close(together[:1] / few.std, alone / few.std, rtol=0, atol=0.02)
+    assert (together / few.std).abs().max() > 0.1
+
+
+def test_inversion_follows_its_mask(pipeline, space):
+    few, recipe = space.truncated(LATENT), InversionRecipe(steps=8, batch=2)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def found(mask=None):
+        return invert(pipeline, few, latents, recipe, mask, progress=False)[0] / few.std
+
+    everywhere = torch.ones(1, 1, 8, 8)
+    torch.testing.assert_close(found(), found(3 * everywhere), rtol=0, atol=1e-3)
+    assert (found() - found(head_mask(8)[None])).abs().max() > 0.02

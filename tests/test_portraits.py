@@ -1,0 +1,55 @@
+"""Portraits, their crops and masks."""
+
+import numpy as np
+import pytest
+
+from w2w_lib.generate import Sampling, generate
+from w2w_lib.portraits import consistency, crop_portrait, head_mask, portraits, shots
+
+
+def test_portraits_are_generate_row_by_row(pipeline, space, theta):
+    taken = shots(["sks person", "person"], first_seed=7, count=3)
+    assert taken == [("sks person", 7), ("person", 8), ("sks person", 9)]
+    quick = Sampling(steps=2, batch_size=4)
+    images = portraits(pipeline, space.layout, theta[:2], taken, quick, progress=False)
+    alone = generate(pipeline, ["person"], [8], space.layout, theta[1:2], sampling=quick)
+    assert images.shape[:2] == (2, 3)
+    assert np.abs(images[1, 1].astype(int) - alone[0]).max() <= 1
+
+
+def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, theta):
+    first, second = theta[:1], theta[1:2]
+
+    def paint(inject_below, late=second, early=first):
+        quick = Sampling(steps=4, guidance=1.5, inject_below=inject_below)
+        return generate(pipeline, ["sks person"], [0], space.layout, late, sampling=quick, early=early)[0]
+
+    original, edited = paint(1000, late=first), paint(1000)
+    np.testing.assert_array_equal(paint(0), original)
+    np.testing.assert_array_equal(paint(1000, early=None), edited)
+    middle = paint(500)
+    assert (middle != original).any() and (middle != edited).any()
+
+
+def test_consistency_of_planted_embeddings():
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(40, 1, 16))
+    assert consistency(people + 0.1 * rng.normal(size=(40, 3, 16))) == 1
+    assert abs(consistency(rng.normal(size=(40, 3, 16))) - 0.5) < 0.1
+
+
+def test_crop_puts_the_face_where_portraits_have_it():
+    from skimage.data import astronaut
+
+    from w2w_lib.judges import FALLBACK_BOX, detect_faces
+
+    boxes, found = detect_faces(crop_portrait(astronaut(), 128)[None])
+    assert found[0]
+    assert np.abs(boxes[0] - FALLBACK_BOX).mean() < 25  # of 256
+    with pytest.raises(ValueError, match="shows no face"):
+        crop_portrait(np.zeros((64, 64, 3), np.uint8), 64)
+
+
+def test_head_mask_covers_the_middle():
+    mask = head_mask(8)[0]
+    assert mask[4, 4] == 1 and mask[0, 0] == 0 and 0.2 < mask.mean() < 0.9

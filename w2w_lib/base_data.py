@@ -1,0 +1,136 @@
+"""The pocket base's training set: people who appear nowhere else, rendered, encoded and captioned."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from w2w_lib.base_model import MAX_TOKENS, build_tokenizer
+from w2w_lib.codec import PatchCodec, fit_patch_codec
+from w2w_lib.population import (
+    VOCABULARY,
+    as_text,
+    caption_features,
+    meaning,
+    render_population,
+    sample_person,
+    sample_view,
+)
+
+SPLIT = "base"  # the identities of the base's training set; no other part of the workbook draws from this split
+CODEC_IMAGES = 6000  # that the codec is fitted on
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """Everything that decides the trained base; the defaults are the shipped model's."""
+
+    people: int = 20000
+    views: int = 3
+    image_size: int = 64
+    latent_channels: int = 20
+    channels: tuple[int, ...] = (128, 192)
+    text_width: int = 128
+    text_layers: int = 3
+    text_steps: int = 3000
+    text_batch_size: int = 64
+    text_learning_rate: float = 1.5e-3
+    captions_per_view: int = 4
+    empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
+    steps: int = 15000
+    summary_share: float = 0.7  # of batches that see of a caption its summary alone
+    face_weight: float = 3.0  # of the loss where portraits have their face
+    batch_size: int = 64
+    learning_rate: float = 8e-4
+    warmup_steps: int = 300
+    weight_decay: float = 0.01
+    ema_decay: float = 0.998
+    seed: int = 0
+
+    @classmethod
+    def of(cls, settings: dict) -> "BaseRecipe":
+        """The default recipe with the given fields changed; ValueError for one that there is not."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(settings) - set(known))
+        if unknown:
+            raise ValueError(f"base recipe: no {', '.join(unknown)}; expected some of {', '.join(known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+
+@dataclass
+class BaseData:
+    """The cached training set: latents of every view, several tokenised captions of each, and what those speak of."""
+
+    latents: Float[Tensor, "images channels height width"]
+    tokens: Int[Tensor, "images captions tokens"]
+    said: Bool[Tensor, "images captions features"]  # what each caption speaks of ...
+    sizes: Int[Tensor, " features"]  # ... in how many numbers ...
+    numbers: Float[Tensor, "images numbers"]  # ... and what they are
+    codec: PatchCodec
+    held_out: int  # the last so many images are kept for the printed check
+
+
+def save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file, complete or not there."""
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def _render(recipe: BaseRecipe, work: Path, workers: int) -> UInt8[Tensor, "images 3 height width"]:
+    path = work / "images.npy"
+    if not path.exists():
+        images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size, workers)
+        np.save(work / "images.partial.npy", images.reshape(-1, *images.shape[2:]), allow_pickle=False)
+        os.replace(work / "images.partial.npy", path)
+    return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
+
+
+def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
+    """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
+    texts, said, numbers = [], [], []
+    for index in tqdm(range(recipe.people), desc="captions", unit="person"):
+        person = sample_person(SPLIT, index)
+        for number in range(recipe.views):
+            view = sample_view(SPLIT, index, number)
+            meant = meaning(person, view)
+            numbers.append([value for values in meant.values() for value in values])
+            rng = np.random.default_rng([recipe.seed, index, number])
+            for _ in range(recipe.captions_per_view):
+                features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
+                texts.append(as_text(features))
+                said.append([name in features for name in meant])
+    tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
+    ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    return {
+        "tokens": torch.tensor(ids, dtype=torch.int16).reshape(*each, MAX_TOKENS),
+        "said": torch.tensor(said).reshape(*each, -1),
+        "sizes": torch.tensor([len(values) for values in meant.values()]),
+        "numbers": torch.tensor(numbers),
+    }
+
+
+def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
+    """Render the base's people, fit the codec on them, encode and caption every view; cached in ``work``."""
+    cache = work / "data.safetensors"
+    if not cache.exists():
+        pixels = _render(recipe, work, workers)
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))
+        fitted = pixels[order[:CODEC_IMAGES]]
+        codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels)
+        with torch.no_grad():
+            latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
+        codec_weights = {f"codec.{k}": v for k, v in codec.state_dict().items()}
+        save_atomically({"latents": latents, **_caption(recipe), **codec_weights}, cache)
+    stored = load_file(cache)
+    codec = PatchCodec(latent_channels=recipe.latent_channels)
+    codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
+    held_out = min(64, recipe.people // 4) * recipe.views
+    kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
+    return BaseData(**kept, codec=codec, held_out=held_out)
