@@ -1,12 +1,16 @@
 """The fleet against PEFT: the same adapters, alone, in company and one at a time."""
 
 import copy
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_base import tiny_pipeline
 
+from w2w_lib import weights_dataset
 from w2w_lib.adapter_files import save_adapter
 from w2w_lib.bank import wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts, fingerprint
@@ -110,6 +114,76 @@ def test_unknown_targets_and_rank(pipeline):
         AdapterLayout.of(pipeline.unet, "x", ("attn9.to_k",))
     with pytest.raises(ValueError, match="rank 0"):
         AdapterLayout.of(pipeline.unet, "x", rank=0)
+
+
+def train_all_alone(folder, images, prior):
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+    pipeline = tiny_pipeline()
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline), "paper", rank=1, alpha=3)
+    dataset = WeightsDataset.create(folder, layout, RECIPE.to_dict())
+    Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1)
+
+
+def test_twenty_kills_lose_no_finished_row_and_change_none(prior, tmp_path):
+    rng = torch.Generator().manual_seed(9)
+    images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(24)}
+    train_all_alone(tmp_path / "whole", images, prior)
+    folder, kills, finished = tmp_path / "killed", 0, 0
+    while kills < 20 or finished < len(images):
+        run = get_context("fork").Process(target=train_all_alone, args=(folder, images, prior))
+        run.start()
+        run.join(0.1 + 0.6 * float(torch.rand((), generator=rng)) if kills < 20 else None)
+        kills += run.is_alive()
+        run.kill()
+        run.join()
+        before, finished = finished, len(list(folder.glob("shard-*")))
+        assert finished >= before
+        if finished == len(images) and kills < 20:  # done before the last kill: begin again, with more to redo
+            for shard in sorted(folder.glob("shard-*"))[::2]:
+                shard.unlink()
+            finished = len(images) // 2
+    whole, killed = WeightsDataset.open(tmp_path / "whole"), WeightsDataset.open(folder)
+    killed.verify()
+    assert sorted(killed.read_ids()) == list(images)
+    torch.testing.assert_close(killed.theta(list(images)), whole.theta(list(images)), rtol=0, atol=0)
+
+
+def test_a_full_disk_leaves_what_was_finished(pipeline, layout, tmp_path, monkeypatch):
+    dataset = WeightsDataset.create(tmp_path, layout, {})
+    dataset.append(["first"], random_theta(layout, 1), torch.zeros(1))
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights_dataset, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left.*rows written before are safe: make room"):
+        dataset.append(["second"], random_theta(layout, 1), torch.zeros(1))
+    assert dataset.read_ids() == ["first"] and not list(tmp_path.glob(".*partial"))
+
+
+def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_path, monkeypatch):
+    fleet, sizes, train = Fleet(pipeline, layout, RECIPE, prior), [], Fleet.train
+
+    def train_at_most_one(self, latents):
+        sizes.append(len(latents))
+        if len(latents) > 1:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
+        return train(self, latents)
+
+    monkeypatch.setattr(Fleet, "train", train_at_most_one)
+    dataset = WeightsDataset.create(tmp_path, layout, RECIPE.to_dict())
+    fleet.train_all(images, dataset, fleet_size=3)
+    assert sizes == [3, 1, 1, 1] and sorted(dataset.read_ids()) == sorted(images)
+
+
+def test_memory_grows_with_the_batch(pipeline, layout, images, prior):
+    latents = images["person-0"]
+    one, four = (
+        Fleet(pipeline, layout, replace(RECIPE, instance_batch=n, prior_weight=0.0), prior).memory_per_model(latents)
+        for n in (1, 4)
+    )
+    assert 3 < four / one < 5
 
 
 def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
