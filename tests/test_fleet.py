@@ -5,6 +5,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -17,6 +18,7 @@ from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts, fi
 from w2w_lib.fleet import Fleet, FleetRecipe
 from w2w_lib.layout import AdapterLayout
 from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.start import STARTS, shared_start
 from w2w_lib.weights_dataset import WeightsDataset
 
 RECIPE = FleetRecipe(steps=5, learning_rate=1e-2, instance_batch=2, prior_batch=1)
@@ -67,11 +69,11 @@ def test_each_row_wears_its_own_adapter_as_in_peft(pipeline, layout, tmp_path):
     torch.testing.assert_close(pipeline.unet(x, t, text).sample, before, rtol=0, atol=0)
 
 
-def train_with_peft(pipeline, layout, latents, prior, identity):
+def train_with_peft(pipeline, layout, latents, prior, identity, start):
     """DreamBooth as PEFT's users write it: one model, one loop."""
     config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
     model = get_peft_model(copy.deepcopy(pipeline.unet), config)
-    start = layout.unflatten(layout.initial(RECIPE.seed)[None])
+    start = layout.unflatten(start[None])
     trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
     assert trained.keys() == start.keys()
     with torch.no_grad():
@@ -96,17 +98,34 @@ def train_with_peft(pipeline, layout, latents, prior, identity):
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 
-def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior):
-    fleet = Fleet(pipeline, layout, RECIPE, prior)
+@pytest.mark.parametrize("start", STARTS)
+def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start):
+    fleet = Fleet(pipeline, layout, replace(RECIPE, start=start), prior)
     together, _ = fleet.train(images)
     backwards, _ = fleet.train(dict(reversed(images.items())))
     for i, (identity, latents) in enumerate(images.items()):
         alone, _ = fleet.train({identity: latents})
-        sequential = train_with_peft(pipeline, layout, latents, prior, identity)
-        moved = (sequential - layout.initial(RECIPE.seed)).norm()
+        sequential = train_with_peft(pipeline, layout, latents, prior, identity, fleet.start)
+        moved = (sequential - fleet.start).norm()
         assert moved > 0.1
         for other in (alone[0], together[i], backwards[-1 - i]):
             assert (other - sequential).norm() < 1e-3 * moved
+
+
+def test_a_start_of_most_variance_is_numpys_svd(pipeline, prior):
+    layout = AdapterLayout.of(pipeline.unet, "x", "paper", rank=2)
+    start = layout.unflatten(shared_start("variance", pipeline, layout, prior)[None])
+    text = encode_prompts(pipeline, [INSTANCE_PROMPT])[0].double().numpy()  # what goes into keys and values
+    directions = np.linalg.svd(text)[2][:2]
+    for factor in layout.factors:
+        value = start[factor.key][0].numpy()
+        if factor.is_down:
+            np.testing.assert_allclose(np.abs(value @ directions.T), np.eye(2), atol=1e-3)
+            assert (text.mean(0) @ value.T > 0).all()
+        else:
+            assert not value.any()
+    with pytest.raises(ValueError, match="start 'zero': expected one of random, variance"):
+        shared_start("zero", pipeline, layout, prior)
 
 
 def test_unknown_targets_and_rank(pipeline):

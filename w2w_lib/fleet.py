@@ -14,6 +14,7 @@ from w2w_lib.bank import wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.layout import AdapterLayout
 from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.start import shared_start
 from w2w_lib.weights_dataset import WeightsDataset
 
 MEMORY_SHARE = 0.7  # of the free memory that a fleet may plan to fill
@@ -31,6 +32,7 @@ class FleetRecipe:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     timesteps: tuple[int, int] = (0, 1000)
+    start: str = "random"  # see w2w_lib.start
     seed: int = 0
 
     def to_dict(self) -> dict:
@@ -52,6 +54,7 @@ class Fleet:
         self.device = pipeline.device
         self.instance_text = encode_prompts(pipeline, [INSTANCE_PROMPT])
         self.prior_text = encode_prompts(pipeline, [CLASS_PROMPT])
+        self.start = shared_start(recipe.start, pipeline, layout, self.prior_latents, recipe.seed)
 
     def train(
         self,
@@ -65,7 +68,7 @@ class Fleet:
         """
         recipe, ids = self.recipe, list(latents)
         streams = [stream(recipe.seed, i) for i in ids]
-        theta = self.layout.initial(recipe.seed).repeat(len(ids), 1).to(self.device).requires_grad_()
+        theta = self.start.repeat(len(ids), 1).to(self.device).requires_grad_()
         theta.grad = torch.zeros_like(theta)
         optimizer = torch.optim.AdamW(
             [theta], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=self.device.type == "cpu"
@@ -116,7 +119,7 @@ class Fleet:
 
     def _first_loss(self, latents: Tensor) -> Tensor:
         recipe = self.recipe
-        theta = self.layout.initial(recipe.seed)[None].to(self.device).requires_grad_()
+        theta = self.start[None].to(self.device).requires_grad_()
         batch = self._batch([latents], [stream(recipe.seed, "memory")])
         text = self.instance_text.expand(len(batch[0]), -1, -1)
         with wearing(self.unet, self.layout, theta, torch.zeros(len(batch[0]), dtype=torch.long)):

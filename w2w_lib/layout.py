@@ -99,7 +99,7 @@ class AdapterLayout:
         return torch.cat([factors[f.key].flatten(-2) for f in self.factors], dim=-1)
 
     def initial(self, seed: int = 0) -> Float[Tensor, " d"]:
-        """PEFT's start, A Kaiming-uniform and B zero; one seed for all adapters, or they share no space."""
+        """PEFT's start, A Kaiming-uniform and B zero."""
         rng = torch.Generator().manual_seed(seed)
         parts = []
         for factor in self.factors:

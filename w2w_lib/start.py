@@ -1,0 +1,69 @@
+"""Where all adapters of a fleet start: one A for everybody, and B = 0, or the vectors would share no space."""
+
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float
+from torch import Tensor
+
+from w2w_lib.base_model import INSTANCE_PROMPT, encode_prompts
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.objective import stream
+
+STARTS = ("random", "variance")
+LOOKS = 16  # noisy pictures whose activations are looked at
+
+
+def shared_start(
+    kind: str,
+    pipeline: StableDiffusionPipeline,
+    layout: AdapterLayout,
+    latents: Float[Tensor, "images channels height width"],
+    seed: int = 0,
+) -> Float[Tensor, " d"]:
+    """The theta from which every fine-tuning starts; it paints what the base paints, as B = 0.
+
+    ``random`` is PEFT's: A Kaiming-uniform. ``variance`` takes as rows of A the directions in which the layer's inputs
+    are largest on noisy class pictures under the instance prompt (EVA, Paischer et al. 2024): for keys and values the
+    text itself, so that an adapter says the same whatever else the prompt does. ValueError for another kind.
+    """
+    if kind not in STARTS:
+        raise ValueError(f"start {kind!r}: expected one of {', '.join(STARTS)}")
+    if kind == "random":
+        return layout.initial(seed)
+    parts, inputs = [], _inputs(pipeline, layout, latents, seed)
+    for factor in layout.factors:
+        start = torch.zeros(factor.shape)
+        if factor.is_down:
+            seen = inputs[factor.module].flatten(0, -2)
+            _, directions = torch.linalg.eigh(seen.T @ seen)
+            start = directions[:, -layout.rank :].flip(1).T
+            start = start * (seen.mean(0) @ start.T).sign()[:, None]  # an eigenvector's sign is anybody's choice
+        parts.append(start.flatten())
+    return torch.cat(parts).float()
+
+
+@torch.no_grad()
+def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int) -> dict[str, Tensor]:
+    """What goes into each target module while the base looks at noisy pictures."""
+    rng, modules, seen = stream(seed, "start"), dict(pipeline.unet.named_modules()), {}
+    latents = latents[:LOOKS].float().cpu()
+    noise = torch.randn(latents.shape, generator=rng)
+    timesteps = torch.linspace(0, pipeline.scheduler.config.num_train_timesteps - 1, len(latents)).long()
+    noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+    text = encode_prompts(pipeline, [INSTANCE_PROMPT]).expand(len(latents), -1, -1)
+
+    def keep(name: str):
+        def hook(module, inputs: tuple) -> None:
+            seen[name] = inputs[0].detach().double().cpu()
+
+        return hook
+
+    names = {factor.module for factor in layout.factors}
+    handles = [modules[name].register_forward_pre_hook(keep(name)) for name in names]
+    try:
+        dtype, device = next(pipeline.unet.parameters()).dtype, pipeline.device
+        pipeline.unet(noisy.to(device, dtype), timesteps.to(device), text.to(device, dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
