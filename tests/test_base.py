@@ -61,7 +61,7 @@ def captions_only(recipe: BaseRecipe) -> BaseData:
 def test_the_encoder_learns_to_read(tmp_path):
     shares = {}
     for steps in (1, 150):
-        recipe = BaseRecipe.of(SMALL | {"text_steps": steps})
+        recipe = BaseRecipe.of(SMALL | {"people": 300, "text_steps": steps})
         (tmp_path / str(steps)).mkdir()
         _, shares[steps] = train_text_encoder(recipe, captions_only(recipe), tmp_path / str(steps))
     assert shares[1] < 0.1 and shares[150] > 0.3

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_base import tiny_pipeline
+from transformers import get_linear_schedule_with_warmup
 
 from w2w_lib import weights_dataset
 from w2w_lib.adapter_files import save_adapter
@@ -21,7 +22,7 @@ from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.start import STARTS, shared_start
 from w2w_lib.weights_dataset import WeightsDataset
 
-RECIPE = FleetRecipe(steps=5, learning_rate=1e-2, instance_batch=2, prior_batch=1)
+RECIPE = FleetRecipe(steps=5, learning_rate=1e-2, instance_batch=2, prior_batch=1, lr_scheduler="linear")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start):
         for name, parameter in trained.items():
             parameter.copy_(start[name][0])
     optimizer = torch.optim.AdamW(trained.values(), RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, RECIPE.steps)
     rng = stream(RECIPE.seed, identity)
     texts = [encode_prompts(pipeline, [p]) for p in (INSTANCE_PROMPT, CLASS_PROMPT)]
     for _ in range(RECIPE.steps):
@@ -95,6 +97,7 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), RECIPE.clip_norm)
         optimizer.step()
+        schedule.step()
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 

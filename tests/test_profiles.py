@@ -31,6 +31,7 @@ def test_every_profile_has_the_same_sections():
     params = YAML(typ="safe").load(paths.PARAMS)
     sections = {name: set(params[name]) for name in ("smoke", "pocket", "sd15")}
     assert sections["smoke"] == sections["pocket"] == sections["sd15"]
+    assert profiles.load("pocket", "population")["train"] >= 1000
 
 
 def test_numbers_are_numbers_in_every_spelling(elsewhere):

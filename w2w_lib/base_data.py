@@ -43,7 +43,7 @@ class BaseRecipe:
     text_learning_rate: float = 1.5e-3
     captions_per_view: int = 4
     empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
-    steps: int = 15000
+    steps: int = 12500
     summary_share: float = 0.7  # of batches that see of a caption its summary alone
     face_weight: float = 3.0  # of the loss where portraits have their face
     batch_size: int = 64

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import psutil
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -32,6 +33,7 @@ class FleetRecipe:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     timesteps: tuple[int, int] = (0, 1000)
+    lr_scheduler: str = "constant"  # one of diffusers' names; "linear" ends at 0
     start: str = "random"  # see w2w_lib.start
     seed: int = 0
 
@@ -73,6 +75,7 @@ class Fleet:
         optimizer = torch.optim.AdamW(
             [theta], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=self.device.type == "cpu"
         )
+        schedule = get_scheduler(recipe.lr_scheduler, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
         per_model = recipe.instance_batch + (recipe.prior_batch if recipe.prior_weight else 0)
         rows = torch.arange(len(ids)).repeat_interleave(per_model)
         is_prior = (torch.arange(per_model) >= recipe.instance_batch).repeat(len(ids))
@@ -89,6 +92,7 @@ class Fleet:
             norm = theta.grad.norm(dim=1, keepdim=True)
             theta.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
             optimizer.step()
+            schedule.step()
             history.append(per_identity.detach())
             if on_step:
                 on_step(step, per_identity.detach())
