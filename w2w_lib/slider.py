@@ -74,7 +74,7 @@ def edit_strips(
     return figures.image_grid(images, figures.sigmas(strengths), attributes, ax)
 
 
-def panel(studio: Studio, prompt: str, seed: int = 0, reach: float = 3.0) -> widgets.Widget:
+def panel(studio: Studio, prompt: str, seed: int = 0, reach: float = 5.0) -> widgets.Widget:
     """Sliders from -``reach`` to ``reach`` standard deviations; the picture follows when one is let go."""
     person = widgets.Dropdown(options=list(studio.people), description="person")
     words = widgets.Text(prompt, description="prompt", continuous_update=False)
