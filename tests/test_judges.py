@@ -16,7 +16,7 @@ from w2w_lib import base_metrics
 from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
-from w2w_lib.population import ATTRIBUTES
+from w2w_lib.population import ATTRIBUTES, VOCABULARY
 from w2w_lib.population.view import BACKGROUNDS
 
 
