@@ -50,9 +50,8 @@ def test_diffusers_paints_the_same_picture_from_our_file(pipeline, layout, theta
 def test_kohya_names_and_alpha(layout, theta, tmp_path):
     save_adapter(layout, theta, tmp_path / "lora.safetensors", "kohya")
     tensors = load_file(tmp_path / "lora.safetensors")
-    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_v"
-    assert layout.targets[1] == "attn2.to_v" or "attn2.to_q" in layout.targets
-    name = name if "attn2.to_v" in layout.targets else name.replace("to_v", "to_q")
+    target = layout.targets[-1].replace(".", "_")
+    name = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_{target}"
     assert tensors[f"{name}.alpha"] == layout.alpha and tensors[f"{name}.lora_down.weight"].shape[0] == layout.rank
 
 
