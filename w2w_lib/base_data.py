@@ -1,6 +1,7 @@
 """The pocket base's training set: people who appear nowhere else, rendered, encoded and captioned."""
 
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.base_model import MAX_TOKENS, build_tokenizer
+from w2w_lib.base_model import IDENTIFIER, MAX_TOKENS, build_tokenizer
 from w2w_lib.codec import PatchCodec, fit_patch_codec
+from w2w_lib.codec_training import refine_codec
 from w2w_lib.population import (
     VOCABULARY,
     as_text,
@@ -35,6 +37,11 @@ class BaseRecipe:
     views: int = 3
     image_size: int = 64
     latent_channels: int = 20
+    refiner_channels: tuple[int, int] = (160, 96)  # of the decoder's network, at 1/8 and 1/4 of the picture's size
+    refine_steps: int = 5000
+    refine_batch_size: int = 64
+    refine_learning_rate: float = 1e-3
+    refine_noise: float = 0.2  # at most, on the latents that the decoder learns from
     channels: tuple[int, ...] = (128, 192)
     text_width: int = 128
     text_layers: int = 3
@@ -43,7 +50,8 @@ class BaseRecipe:
     text_learning_rate: float = 1.5e-3
     captions_per_view: int = 4
     empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
-    steps: int = 12500
+    identifier_share: float = 0.5  # of captions that say "sks", of anybody: it means nothing, but it is heard
+    steps: int = 25000
     summary_share: float = 0.7  # of batches that see of a caption its summary alone
     face_weight: float = 3.0  # of the loss where portraits have their face
     batch_size: int = 64
@@ -72,6 +80,7 @@ class BaseData:
     said: Bool[Tensor, "images captions features"]  # what each caption speaks of ...
     sizes: Int[Tensor, " features"]  # ... in how many numbers ...
     numbers: Float[Tensor, "images numbers"]  # ... and what they are
+    identified: Bool[Tensor, "images captions"]  # whether it says the identifier
     codec: PatchCodec
     held_out: int  # the last so many images are kept for the printed check
 
@@ -92,9 +101,14 @@ def _render(recipe: BaseRecipe, work: Path, workers: int) -> UInt8[Tensor, "imag
     return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
 
 
+def with_identifier(caption: str) -> str:
+    """The caption with the identifier before its noun, as DreamBooth's instance prompts have it."""
+    return re.sub(r"\b(?:a )?(person|man|woman)\b", rf"{IDENTIFIER} \1", caption, count=1)
+
+
 def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
-    texts, said, numbers = [], [], []
+    texts, said, numbers, identified = [], [], [], []
     for index in tqdm(range(recipe.people), desc="captions", unit="person"):
         person = sample_person(SPLIT, index)
         for number in range(recipe.views):
@@ -104,7 +118,8 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
             rng = np.random.default_rng([recipe.seed, index, number])
             for _ in range(recipe.captions_per_view):
                 features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
-                texts.append(as_text(features))
+                identified.append(bool(features) and rng.random() < recipe.identifier_share)
+                texts.append(with_identifier(as_text(features)) if identified[-1] else as_text(features))
                 said.append([name in features for name in meant])
     tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
     ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
@@ -113,10 +128,34 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
         "said": torch.tensor(said).reshape(*each, -1),
         "sizes": torch.tensor([len(values) for values in meant.values()]),
         "numbers": torch.tensor(numbers),
+        "identified": torch.tensor(identified).reshape(each),
     }
 
 
-def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
+def _refined(codec: PatchCodec, recipe: BaseRecipe, images, latents: Tensor, work: Path, compiled: bool) -> PatchCodec:
+    kept = work / "refiner.safetensors"
+    if not kept.exists():
+        trained = refine_codec(
+            codec,
+            images,
+            latents,
+            work,
+            channels=recipe.refiner_channels,
+            steps=recipe.refine_steps,
+            batch_size=recipe.refine_batch_size,
+            learning_rate=recipe.refine_learning_rate,
+            noise=recipe.refine_noise,
+            weight=recipe.face_weight,
+            seed=recipe.seed,
+            compiled=compiled,
+        )
+        save_atomically({name: value.contiguous() for name, value in trained.state_dict().items()}, kept)
+    refined = PatchCodec(**{**codec.config, "refiner_channels": recipe.refiner_channels})
+    refined.load_state_dict(load_file(kept))
+    return refined.requires_grad_(False).eval()
+
+
+def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2, compiled: bool = False) -> BaseData:
     """Render the base's people, fit the codec on them, encode and caption every view; cached in ``work``."""
     cache = work / "data.safetensors"
     if not cache.exists():
@@ -133,4 +172,6 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2) -> BaseData:
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
     held_out = min(64, recipe.people // 4) * recipe.views
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
+    seen = slice(None, -held_out)
+    codec = _refined(codec, recipe, _render(recipe, work, workers)[seen], stored["latents"][seen], work, compiled)
     return BaseData(**kept, codec=codec, held_out=held_out)

@@ -21,14 +21,16 @@ from w2w_lib.base_model import build_text_encoder, build_tokenizer, encode_promp
 from w2w_lib.population import VOCABULARY
 
 SAID = 0.7  # a feature's "said at all" counts this much where its standardised value counts 1
+IDENTIFIED = 2.0  # and this much, that the identifier is said: "sks" means nothing, but is heard whatever else is said
 
 
 def what_is_said(data: BaseData, rows: Int[Tensor, " batch"], columns: Int[Tensor, " batch"]) -> Tensor:
-    """Of each caption the standardised numbers behind it, 0 where unsaid, and which features it names."""
+    """Of each caption the standardised numbers behind it, 0 where unsaid; which features it names; if it says "sks"."""
     mean, std = data.numbers.mean(0), data.numbers.std(0).clamp_min(1e-6)
     said = data.said[rows, columns].float()
     values = (data.numbers[rows] - mean) / std * said.repeat_interleave(data.sizes, 1)
-    return torch.cat([values, SAID * (2 * said - 1)], 1)
+    identified = data.identified[rows, columns].float()[:, None]
+    return torch.cat([values, SAID * (2 * said - 1), IDENTIFIED * identified], 1)
 
 
 def read(states: Float[Tensor, "batch tokens width"], numbers: int) -> Float[Tensor, "batch tokens numbers"]:

@@ -157,6 +157,7 @@ def caption_features(
     if keep >= 1:
         return _full_features(person, view)
     opening = _gender(person) if rng.random() < keep else {"opening": "a photo of a person"}
+    opening = {name: phrase.removeprefix("a photo of a ") if short else phrase for name, phrase in opening.items()}
     said = [feature for feature in person_phrases(person).items() if rng.random() < keep]
     seen = [feature for feature in view_phrases(view).items() if rng.random() < keep]
     rng.shuffle(said)
