@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from scipy.spatial.distance import cdist
@@ -86,6 +87,13 @@ def shuffle_patches(images: Images, seed: int, cells: int = 8) -> Images:
 def reconstruct(pipeline: StableDiffusionPipeline, images: Images) -> Images:
     """Pictures after encoding and decoding by the pipeline's autoencoder."""
     return decode(pipeline, encode_images(pipeline, to_pixels(images)))
+
+
+@torch.no_grad()
+def reconstruct_linearly(pipeline: StableDiffusionPipeline, images: Images) -> Images:
+    """As ``reconstruct``, without the pocket codec's refiner."""
+    decoded = pipeline.vae.decoder(encode_images(pipeline, to_pixels(images)))
+    return (pipeline.image_processor.postprocess(decoded, output_type="np") * 255).round().astype(np.uint8)
 
 
 # ---------------------------------------------------------------- does it do what the prompt says?

@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from w2w_lib.base_data import BaseData, BaseRecipe, prepare_data
 from w2w_lib.base_model import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.codec_training import face_weight
 from w2w_lib.population import VOCABULARY
 from w2w_lib.text_training import ends, train_text_encoder
-
-FACE = (slice(2, 7), slice(2, 6))  # rows and columns of a portrait's face among 8x8 latent cells
 
 
 class BaseTrainer:
@@ -50,9 +49,7 @@ class BaseTrainer:
         )
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
         self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
-        self.weight = torch.ones(data.latents.shape[-2:])
-        self.weight[FACE] = recipe.face_weight
-        self.weight = (self.weight / self.weight.mean()).to(device)
+        self.weight = face_weight(*data.latents.shape[-2:], recipe.face_weight).to(device)
         self.step, self.log = 0, []
 
     def _new_unet(self) -> UNet2DConditionModel:
@@ -220,7 +217,7 @@ def train_base(
     if (out / "training.json").exists():
         return _finished(recipe, out)
     work.mkdir(parents=True, exist_ok=True)
-    trainer = BaseTrainer(recipe, prepare_data(recipe, work, workers), work, device, compiled)
+    trainer = BaseTrainer(recipe, prepare_data(recipe, work, workers, compiled), work, device, compiled)
     trainer.load_checkpoint()
     recent = []
     bar = tqdm(total=recipe.steps, initial=trainer.step, desc="train base", unit="step", mininterval=10)

@@ -1,8 +1,9 @@
-"""The pocket world's autoencoder: a linear code of overlapping patches, fitted in closed form.
+"""The pocket world's autoencoder: a linear code of patches, and a decoder that knows what faces look like.
 
 Where Stable Diffusion trains a convolutional ``AutoencoderKL`` for days, 64x64 faces allow PCA: every 8x8 patch is
 written in its first ``latent_channels`` principal components, and the decoder is the least-squares map from a 3x3
-neighbourhood of latents back to the patch. It has ``AutoencoderKL``'s interface (``encode(x).latent_dist``,
+neighbourhood of latents back to the patch. What that map blurs, a small convolutional network adds (its training is in
+``w2w_lib.codec_training``). It has ``AutoencoderKL``'s interface (``encode(x).latent_dist``,
 ``decode(z).sample``, ``config.scaling_factor``), so a ``StableDiffusionPipeline`` loads and runs it unchanged.
 """
 
@@ -12,6 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -29,8 +31,37 @@ class DeterministicPosterior:
         return self.latents
 
 
+class Refiner(nn.Module):
+    """What the linear decoder misses of a picture: two resolutions of residual blocks, 0 before training."""
+
+    def __init__(self, latent_channels: int, channels: tuple[int, int], blocks: int, patch: int, out_channels: int):
+        super().__init__()
+        coarse, fine = channels
+        self.conv_in = nn.Conv2d(latent_channels, coarse, 3, padding=1)
+        self.coarse = nn.ModuleList(_block(coarse) for _ in range(blocks))
+        self.finer = nn.Sequential(nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2))
+        self.fine = nn.ModuleList(_block(fine) for _ in range(blocks))
+        self.conv_out = nn.Conv2d(fine, out_channels * (patch // 2) ** 2, 3, padding=1)
+        self.pixels = nn.PixelShuffle(patch // 2)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, z: Float[Tensor, "batch channels height width"]) -> Tensor:
+        hidden = self.conv_in(z)
+        for block in self.coarse:
+            hidden = block(hidden, None)
+        hidden = self.finer(hidden)
+        for block in self.fine:
+            hidden = block(hidden, None)
+        return self.pixels(self.conv_out(hidden))
+
+
+def _block(channels: int) -> ResnetBlock2D:
+    return ResnetBlock2D(in_channels=channels, temb_channels=None, groups=16)
+
+
 class PatchCodec(ModelMixin, ConfigMixin):
-    """Linear autoencoder of image patches: a strided convolution in, a wider transposed convolution out."""
+    """Autoencoder of image patches: a strided convolution in, a wider transposed convolution and a refiner out."""
 
     @register_to_config
     def __init__(
@@ -39,6 +70,8 @@ class PatchCodec(ModelMixin, ConfigMixin):
         latent_channels: int = 16,
         patch: int = 8,
         context: int = 3,
+        refiner_channels: tuple[int, int] | None = None,
+        refiner_blocks: int = 3,
         scaling_factor: float = 1.0,
         block_out_channels: tuple[int, ...] = (3, 3, 3, 3),
     ):
@@ -46,6 +79,9 @@ class PatchCodec(ModelMixin, ConfigMixin):
         reach = patch * (context // 2)
         self.encoder = nn.Conv2d(in_channels, latent_channels, patch, stride=patch)
         self.decoder = nn.ConvTranspose2d(latent_channels, in_channels, patch * context, stride=patch, padding=reach)
+        self.refiner = None
+        if refiner_channels:
+            self.refiner = Refiner(latent_channels, refiner_channels, refiner_blocks, patch, in_channels)
 
     def encode(self, x: Float[Tensor, "batch 3 height width"], return_dict: bool = True):
         """Latents (batch, channels, height/patch, width/patch) of images in [-1, 1]."""
@@ -54,7 +90,7 @@ class PatchCodec(ModelMixin, ConfigMixin):
 
     def decode(self, z: Float[Tensor, "batch channels height width"], return_dict: bool = True, generator=None):
         """Images (batch, 3, height*patch, width*patch), nominally in [-1, 1], of latents."""
-        image = self.decoder(z)
+        image = self.decoder(z) if self.refiner is None else self.decoder(z) + self.refiner(z)
         return DecoderOutput(sample=image) if return_dict else (image,)
 
 
