@@ -127,8 +127,17 @@ def test_a_start_of_most_variance_is_numpys_svd(pipeline, prior):
             assert (text.mean(0) @ value.T > 0).all()
         else:
             assert not value.any()
-    with pytest.raises(ValueError, match="start 'zero': expected one of random, variance"):
+    with pytest.raises(ValueError, match="start 'zero': expected one of random, variance, contrast"):
         shared_start("zero", pipeline, layout, prior)
+
+
+def test_a_start_of_contrast_hears_the_instance_prompt_alone(pipeline, prior):
+    layout = AdapterLayout.of(pipeline.unet, "x", "paper")
+    start = layout.unflatten(shared_start("contrast", pipeline, layout, prior)[None])
+    instance, common = (encode_prompts(pipeline, [p])[0].mean(0) for p in (INSTANCE_PROMPT, CLASS_PROMPT))
+    down = torch.stack([start[f.key][0, 0] for f in layout.factors if f.is_down])
+    assert (down @ common).abs().max() < 1e-4 < (down @ instance).min()
+    torch.testing.assert_close(down.norm(dim=1), torch.ones(len(down)))
 
 
 def test_unknown_targets_and_rank(pipeline):
@@ -185,15 +194,15 @@ def test_a_full_disk_leaves_what_was_finished(pipeline, layout, tmp_path, monkey
 
 
 def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_path, monkeypatch):
-    fleet, sizes, train = Fleet(pipeline, layout, RECIPE, prior), [], Fleet.train
+    fleet, sizes, train = Fleet(pipeline, layout, RECIPE, prior), [], Fleet._train
 
-    def train_at_most_one(self, latents):
+    def train_at_most_one(self, bank, latents):
         sizes.append(len(latents))
         if len(latents) > 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
-        return train(self, latents)
+        return train(self, bank, latents)
 
-    monkeypatch.setattr(Fleet, "train", train_at_most_one)
+    monkeypatch.setattr(Fleet, "_train", train_at_most_one)
     dataset = WeightsDataset.create(tmp_path, layout, RECIPE.to_dict())
     fleet.train_all(images, dataset, fleet_size=3)
     assert sizes == [3, 1, 1, 1] and sorted(dataset.read_ids()) == sorted(images)

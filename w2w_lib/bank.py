@@ -13,9 +13,13 @@ from w2w_lib.layout import AdapterLayout
 class AdapterBank:
     """The adapters a UNet is wearing; ``enabled`` and ``strength`` may be changed between two forward passes."""
 
-    def __init__(self, layout: AdapterLayout, theta: Float[Tensor, "models d"], rows: Int[Tensor, " batch"]):
-        self.layout, self.rows = layout, rows
-        self.factors = layout.unflatten(theta)
+    def __init__(self, layout: AdapterLayout):
+        self.layout, self.enabled = layout, False
+
+    def put_on(self, theta: Float[Tensor, "models d"], rows: Int[Tensor, " batch"] | None = None) -> None:
+        """From now on row i of a batch wears adapter ``theta[rows[i]]``; by default there is one row for each."""
+        self.rows = torch.arange(len(theta), device=theta.device) if rows is None else rows.to(theta.device)
+        self.factors = self.layout.unflatten(theta)
         self.strength: Float[Tensor, " models"] = torch.ones(len(theta), device=theta.device)
         self.enabled = True
 
@@ -34,15 +38,17 @@ class AdapterBank:
 def wearing(
     unet: nn.Module,
     layout: AdapterLayout,
-    theta: Float[Tensor, "models d"],
+    theta: Float[Tensor, "models d"] | None = None,
     rows: Int[Tensor, " batch"] | None = None,
 ) -> Iterator[AdapterBank]:
     """Within the block, row i of a batch through ``unet`` wears adapter ``theta[rows[i]]``; differentiable in theta.
 
-    ``rows`` defaults to one row for each adapter. On leaving, the UNet is as it was.
+    ``rows`` defaults to one row for each adapter. Without ``theta`` the UNet wears nothing until the bank's
+    ``put_on``. On leaving, the UNet is as it was.
     """
-    rows = torch.arange(len(theta), device=theta.device) if rows is None else rows.to(theta.device)
-    bank = AdapterBank(layout, theta, rows)
+    bank = AdapterBank(layout)
+    if theta is not None:
+        bank.put_on(theta, rows)
     modules = dict(unet.named_modules())
 
     def hook_for(name: str):

@@ -8,6 +8,8 @@ from jaxtyping import Float, UInt8
 from w2w_lib.judges import embed_faces, id_score, verification_auc
 from w2w_lib.people import People
 
+RESAMPLES = 100  # of the people, for a standard error
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -28,6 +30,21 @@ class Faces:
         """The mean embedding of each person."""
         ids = list(dict.fromkeys(self.people))
         return ids, np.stack([self.embeddings[self.people == i].mean(0) for i in ids])
+
+
+def auc_spread(
+    images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces, seed: int = 0
+) -> float:
+    """Standard error of the verification AUC, over people: the models drawn with replacement, time and again."""
+    embeddings, _ = embed_faces(images.reshape(-1, *images.shape[2:]))
+    embeddings, rng, aucs = embeddings.reshape(*images.shape[:2], -1), np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(len(ids), size=len(ids))
+        people = np.repeat(np.array(ids)[drawn], images.shape[1])
+        chosen = np.isin(real.people, people)
+        pictures = embeddings[drawn].reshape(len(people), -1)
+        aucs.append(verification_auc(pictures, people, real.embeddings[chosen], real.people[chosen]))
+    return float(np.std(aucs))
 
 
 def verify(images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces) -> dict[str, float]:

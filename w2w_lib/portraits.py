@@ -50,6 +50,12 @@ def consistency(embeddings: Float[np.ndarray, "models shots dim"]) -> float:
     return verification_auc(embeddings.reshape(-1, width), np.repeat(np.arange(models), count))
 
 
+def diversity(embeddings: Float[np.ndarray, "models shots dim"]) -> float:
+    """Mean distance between two pictures by the same model."""
+    first, second = np.triu_indices(embeddings.shape[1], 1)
+    return float(np.linalg.norm(embeddings[:, first] - embeddings[:, second], axis=-1).mean())
+
+
 def crop_portrait(photo: UInt8[np.ndarray, "side side 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
     """A square photograph cut so that the surest face lies where the pocket world's portraits have theirs.
 

@@ -89,7 +89,8 @@ def panel(studio: Studio, prompt: str, seed: int = 0, reach: float = 5.0) -> wid
     for control in (person, words, noise, *sliders.values()):
         control.observe(paint, "value")
     paint()
-    return widgets.HBox([picture, widgets.VBox([person, words, noise, *sliders.values()])])
+    controls = widgets.VBox([person, words, noise, *sliders.values()])
+    return widgets.HBox([picture, controls], layout=widgets.Layout(align_items="flex-start"))
 
 
 def _slider(attribute: str, reach: float) -> widgets.FloatSlider:

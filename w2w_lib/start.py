@@ -1,15 +1,16 @@
 """Where all adapters of a fleet start: one A for everybody, and B = 0, or the vectors would share no space."""
 
 import torch
+import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.base_model import INSTANCE_PROMPT, encode_prompts
+from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.layout import AdapterLayout
 from w2w_lib.objective import stream
 
-STARTS = ("random", "variance")
+STARTS = ("random", "variance", "contrast")
 LOOKS = 16  # noisy pictures whose activations are looked at
 
 
@@ -24,17 +25,23 @@ def shared_start(
 
     ``random`` is PEFT's: A Kaiming-uniform. ``variance`` takes as rows of A the directions in which the layer's inputs
     are largest on noisy class pictures under the instance prompt (EVA, Paischer et al. 2024): for keys and values the
-    text itself, so that an adapter says the same whatever else the prompt does. ValueError for another kind.
+    text itself, so that an adapter says the same whatever else the prompt does. ``contrast`` does so after taking away
+    the mean input under the class prompt: what is left is the identifier, so an adapter acts where it is said and
+    leaves the class alone. ValueError for another kind.
     """
     if kind not in STARTS:
         raise ValueError(f"start {kind!r}: expected one of {', '.join(STARTS)}")
     if kind == "random":
         return layout.initial(seed)
-    parts, inputs = [], _inputs(pipeline, layout, latents, seed)
+    parts, inputs = [], _inputs(pipeline, layout, latents, seed, INSTANCE_PROMPT)
+    blind_to = _inputs(pipeline, layout, latents, seed, CLASS_PROMPT) if kind == "contrast" else {}
     for factor in layout.factors:
         start = torch.zeros(factor.shape)
         if factor.is_down:
             seen = inputs[factor.module].flatten(0, -2)
+            if factor.module in blind_to:
+                common = F.normalize(blind_to[factor.module].flatten(0, -2).mean(0), dim=0)
+                seen = seen - torch.outer(seen @ common, common)
             _, directions = torch.linalg.eigh(seen.T @ seen)
             start = directions[:, -layout.rank :].flip(1).T
             start = start * (seen.mean(0) @ start.T).sign()[:, None]  # an eigenvector's sign is anybody's choice
@@ -43,14 +50,14 @@ def shared_start(
 
 
 @torch.no_grad()
-def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int) -> dict[str, Tensor]:
+def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int, prompt: str) -> dict[str, Tensor]:
     """What goes into each target module while the base looks at noisy pictures."""
     rng, modules, seen = stream(seed, "start"), dict(pipeline.unet.named_modules()), {}
     latents = latents[:LOOKS].float().cpu()
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.linspace(0, pipeline.scheduler.config.num_train_timesteps - 1, len(latents)).long()
     noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
-    text = encode_prompts(pipeline, [INSTANCE_PROMPT]).expand(len(latents), -1, -1)
+    text = encode_prompts(pipeline, [prompt]).expand(len(latents), -1, -1)
 
     def keep(name: str):
         def hook(module, inputs: tuple) -> None:
