@@ -7,7 +7,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 from tiny_base import tiny_pipeline
 
-from w2w_lib.base_data import BaseData, BaseRecipe, _caption, prepare_data
+from w2w_lib.base_data import BaseData, BaseRecipe, _caption, prepare_data, with_identifier
 from w2w_lib.base_model import MAX_TOKENS, build_tokenizer
 from w2w_lib.base_training import BaseTrainer, train_base
 from w2w_lib.model_card import model_card
@@ -21,9 +21,19 @@ from w2w_lib.population import (
     sample_person,
     sample_view,
 )
-from w2w_lib.text_training import read, train_text_encoder
+from w2w_lib.text_training import read, train_text_encoder, what_is_said
 
-SMALL = {"people": 60, "views": 2, "text_width": 128, "text_layers": 2, "channels": [16, 32], "batch_size": 4}
+SMALL = {
+    "people": 60,
+    "views": 2,
+    "refiner_channels": [16, 16],
+    "refine_steps": 2,
+    "refine_batch_size": 4,
+    "text_width": 128,
+    "text_layers": 2,
+    "channels": [16, 32],
+    "batch_size": 4,
+}
 
 
 # ---------------------------------------------------------------- captions and what they mean
@@ -40,6 +50,21 @@ def test_every_phrase_of_a_caption_has_a_meaning():
     for index in range(50):
         person, view = sample_person("tests", index), sample_view("tests", index, 0)
         assert set(caption_features(person, view, rng)) <= {"opening", *meaning(person, view)}
+
+
+def test_the_identifier_goes_before_the_noun():
+    assert with_identifier("a photo of a woman, bald, no lipstick") == "a photo of sks woman, bald, no lipstick"
+    assert with_identifier("person") == "sks person"
+
+
+def test_half_of_the_captions_say_the_identifier_and_the_encoder_is_told_which():
+    recipe = BaseRecipe.of(SMALL)
+    data, tokenizer = captions_only(recipe), build_tokenizer(VOCABULARY)
+    says = (data.tokens == tokenizer.convert_tokens_to_ids("sks</w>")).any(-1)
+    assert torch.equal(says, data.identified) and 0.3 < says.float().mean() < 0.6
+    rows = torch.arange(len(says))
+    told = what_is_said(data, rows, torch.zeros_like(rows))[:, -1]
+    assert torch.equal(told > 0, says[:, 0])
 
 
 def test_meanings_agree_with_labels():

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -115,6 +116,15 @@ def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior,
             assert (other - sequential).norm() < 1e-3 * moved
 
 
+def test_a_compiled_fleet_trains_the_same_adapters(pipeline, layout, images, prior, monkeypatch):
+    # Traced and differentiated as a graph, but run by PyTorch: the C++ that is made of it takes minutes to compile.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    eager, _ = Fleet(pipeline, layout, RECIPE, prior).train(images)
+    compiled, _ = Fleet(pipeline, layout, RECIPE, prior, compiled=True).train(images)
+    start = Fleet(pipeline, layout, RECIPE, prior).start
+    assert (compiled - eager).norm() < 1e-3 * (eager - start).norm()
+
+
 def test_a_start_of_most_variance_is_numpys_svd(pipeline, prior):
     layout = AdapterLayout.of(pipeline.unet, "x", "paper", rank=2)
     start = layout.unflatten(shared_start("variance", pipeline, layout, prior)[None])
@@ -194,15 +204,15 @@ def test_a_full_disk_leaves_what_was_finished(pipeline, layout, tmp_path, monkey
 
 
 def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_path, monkeypatch):
-    fleet, sizes, train = Fleet(pipeline, layout, RECIPE, prior), [], Fleet._train
+    fleet, sizes, train = Fleet(pipeline, layout, RECIPE, prior), [], Fleet.train
 
-    def train_at_most_one(self, bank, latents):
+    def train_at_most_one(self, latents, bank):
         sizes.append(len(latents))
         if len(latents) > 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
-        return train(self, bank, latents)
+        return train(self, latents, bank=bank)
 
-    monkeypatch.setattr(Fleet, "_train", train_at_most_one)
+    monkeypatch.setattr(Fleet, "train", train_at_most_one)
     dataset = WeightsDataset.create(tmp_path, layout, RECIPE.to_dict())
     fleet.train_all(images, dataset, fleet_size=3)
     assert sizes == [3, 1, 1, 1] and sorted(dataset.read_ids()) == sorted(images)

@@ -15,6 +15,7 @@ from tiny_base import tiny_pipeline
 from w2w_lib import base_metrics
 from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
 from w2w_lib.codec import PatchCodec, fit_patch_codec
+from w2w_lib.codec_training import refine_codec
 from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
 from w2w_lib.population import ATTRIBUTES, VOCABULARY
 from w2w_lib.population.view import BACKGROUNDS
@@ -130,6 +131,61 @@ def test_neighbours_help_the_decoder(pictures):
     pca = PCA(6, svd_solver="full").fit(patches_of(pictures))
     alone = pca.inverse_transform(pca.transform(patches_of(pictures)))
     assert ((wide - pictures) ** 2).mean() < ((alone - patches_of(pictures)) ** 2).mean()
+
+
+def discs(count):
+    """Pictures of one bright disc each: sharp edges that a linear code of few numbers must blur."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:32, :32]
+    centre, radius = rng.uniform(10, 22, (count, 2, 1, 1)), rng.uniform(4, 9, (count, 1, 1))
+    inside = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < radius**2
+    return torch.from_numpy(np.repeat(inside[:, None] * 255, 3, 1).astype(np.uint8))
+
+
+def test_the_refiner_adds_what_the_linear_decoder_blurs(tmp_path):
+    pixels = discs(600)
+    images = pixels / 127.5 - 1
+    linear = fit_patch_codec(images, 6)
+    latents = linear.encoder(images).detach()
+    options = {"channels": (32, 16), "batch_size": 32, "learning_rate": 3e-3, "noise": 0.05}
+    refined = refine_codec(linear, pixels[:500], latents[:500], tmp_path, steps=250, **options)
+    with torch.no_grad():
+        before, after = (codec.decode(latents[500:]).sample for codec in (linear, refined))
+    assert (after - images[500:]).abs().mean() < 0.8 * (before - images[500:]).abs().mean()
+    assert torch.equal(refined.encoder.weight, linear.encoder.weight)
+
+
+def test_refining_resumes_and_starts_as_the_linear_decoder(tmp_path):
+    pixels = discs(20)
+    linear = fit_patch_codec(pixels / 127.5 - 1, 6)
+    latents = linear.encoder(pixels / 127.5 - 1).detach()
+    options = {"channels": (16, 16), "batch_size": 4, "steps": 4, "checkpoint_every": 2}
+    untrained = PatchCodec(**{**linear.config, "refiner_channels": (16, 16)})
+    untrained.load_state_dict(linear.state_dict(), strict=False)
+    torch.testing.assert_close(untrained.decode(latents).sample, linear.decode(latents).sample)
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    whole = refine_codec(linear, pixels, latents, tmp_path / "one", **options)
+    with pytest.raises(KeyboardInterrupt):
+        refine_codec(linear, StopAfter(pixels, 3), latents, tmp_path / "two", **options)
+    resumed = refine_codec(linear, pixels, latents, tmp_path / "two", **options)
+    for one, two in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+class StopAfter:
+    """Pictures that are there for so many batches; then somebody presses Ctrl-C."""
+
+    def __init__(self, pixels, batches):
+        self.pixels, self.batches, self.shape = pixels, batches, pixels.shape
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, rows):
+        self.batches -= 1
+        if self.batches < 0:
+            raise KeyboardInterrupt
+        return self.pixels[rows]
 
 
 def test_codec_travels_in_a_pipeline(pictures, tmp_path):

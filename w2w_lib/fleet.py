@@ -1,6 +1,7 @@
 """Fleet fine-tuning: DreamBooth for many people at once, each with a LoRA of its own, on one frozen base."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import psutil
@@ -68,17 +69,19 @@ class Fleet:
         self,
         latents: dict[str, Float[Tensor, "images channels height width"]],
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+        bank: AdapterBank | None = None,
     ) -> tuple[Float[Tensor, "models d"], Float[Tensor, " models"]]:
         """Fine-tune one adapter for each identity; returns theta and the mean loss of the last tenth of the steps.
 
         Every identity has its own random stream, its own gradient clipping and, as AdamW works number by number, its
         own optimiser state: losses are summed over the fleet, so no identity feels the others. After each step
-        ``on_step`` is told its number, the adapters as they are and their losses.
+        ``on_step`` is told its number, the adapters as they are and their losses. With a ``bank`` that the UNet is
+        already wearing, a compiled fleet need not compile again for every group.
         """
-        with wearing(self.unet, self.layout) as bank:
+        with nullcontext(bank) if bank else wearing(self.unet, self.layout) as bank:
             return self._train(bank, latents, on_step)
 
-    def _train(self, bank: AdapterBank, latents: dict[str, Tensor], on_step=None) -> tuple[Tensor, Tensor]:
+    def _train(self, bank: AdapterBank, latents: dict[str, Tensor], on_step) -> tuple[Tensor, Tensor]:
         recipe, ids = self.recipe, list(latents)
         streams = [stream(recipe.seed, i) for i in ids]
         theta = self.start.repeat(len(ids), 1).to(self.device).requires_grad_()
@@ -162,7 +165,7 @@ class Fleet:
             while todo:
                 ids = todo[:fleet_size]
                 try:
-                    theta, losses = self._train(bank, {i: latents[i] for i in ids})
+                    theta, losses = self.train({i: latents[i] for i in ids}, bank=bank)
                 except RuntimeError as error:
                     fleet_size = _smaller_fleet(len(ids), error)
                     bar.write(f"{len(ids)} adapters do not fit in memory: going on with {fleet_size} at a time")
