@@ -142,8 +142,10 @@ def test_an_unknown_recipe_setting_is_named():
 
 
 def test_model_card_states_recipe_and_measurements():
-    card = model_card(BaseRecipe(steps=77), {"faces_detected": 0.98765})
-    assert "| steps | 77 |" in card and "| faces_detected | 0.9877 |" in card and "Limits" in card
+    card = model_card(BaseRecipe(steps=77), {"faces_detected": 0.98765}, "In one go.")
+    assert (
+        "| steps | 77 |" in card and "| faces_detected | 0.9877 |" in card and "In one go." in card and "Limits" in card
+    )
 
 
 def test_a_tokenizer_built_twice_is_the_same_and_has_one_token_for_a_word():

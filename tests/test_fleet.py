@@ -1,6 +1,8 @@
 """The fleet against PEFT: the same adapters, alone, in company and one at a time."""
 
 import copy
+import os
+import subprocess
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -123,6 +125,58 @@ def test_a_compiled_fleet_trains_the_same_adapters(pipeline, layout, images, pri
     compiled, _ = Fleet(pipeline, layout, RECIPE, prior, compiled=True).train(images)
     start = Fleet(pipeline, layout, RECIPE, prior).start
     assert (compiled - eager).norm() < 1e-3 * (eager - start).norm()
+
+
+def test_checkpointing_needs_less_memory_and_trains_the_same_adapters(pipeline, layout, images, prior):
+    needed, trained = [], []
+    for on in (False, True):
+        fleet = Fleet(pipeline, layout, RECIPE, prior, checkpointing=on)
+        needed.append(fleet.memory_per_model(images["person-0"]))
+        trained.append(fleet.train(images)[0])
+    assert needed[1] < needed[0] / 2
+    torch.testing.assert_close(*trained)
+    pipeline.unet.disable_gradient_checkpointing()
+
+
+def train_share(folder, images, prior, share):
+    train_all_alone(folder, {i: images[i] for i in list(images)[share::2]}, prior)
+
+
+def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
+    rng = torch.Generator().manual_seed(9)
+    images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(6)}
+    train_all_alone(tmp_path / "one", images, prior)
+    context = get_context("fork")
+    runs = [context.Process(target=train_share, args=(tmp_path / "two", images, prior, k)) for k in (0, 1)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    one, two = WeightsDataset.open(tmp_path / "one"), WeightsDataset.open(tmp_path / "two")
+    two.verify()
+    assert sorted(two.read_ids()) == list(images)
+    torch.testing.assert_close(two.theta(list(images)), one.theta(list(images)), rtol=0, atol=0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_real_disk_runs_full(pipeline, layout, small_disk):
+    dataset = WeightsDataset.create(small_disk, layout, {})
+    dataset.append(["first"], random_theta(layout, 1), torch.zeros(1))
+    (small_disk / "somebody's film").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096 - 4096))
+    with pytest.raises(OSError, match=r"No space left.*rows written before are safe: make room"):
+        dataset.append([f"{i}" for i in range(20)], random_theta(layout, 20), torch.zeros(20))
+    assert dataset.read_ids() == ["first"]
+    dataset.verify()
 
 
 def test_a_start_of_most_variance_is_numpys_svd(pipeline, prior):

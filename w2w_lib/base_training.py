@@ -199,6 +199,11 @@ def _finished(recipe: BaseRecipe, out: Path) -> list[dict]:
     return done["log"]
 
 
+def training_history(out: Path) -> str:
+    """How the base in ``out`` came about: as its recipe says, unless its ``training.json`` tells more."""
+    return json.loads((out / "training.json").read_text()).get("history", "Trained in one run of this recipe.")
+
+
 def train_base(
     recipe: BaseRecipe,
     out: Path,

@@ -22,6 +22,8 @@ the weights2weights workbook. Open it with `w2w_lib.base_model.open_base`; its a
 has {recipe.captions_per_view} captions that keep a random part of what there is to say.
 
 ## Recipe
+{history}
+
 {fields}
 
 ## Measured
@@ -36,9 +38,9 @@ to it. Photographs can only be approximated. Skin, age and gender follow the dis
 """
 
 
-def model_card(recipe: BaseRecipe, numbers: Mapping[str, float]) -> str:
-    """The card's text, with the recipe and the measurements as tables."""
-    return CARD.format(recipe=recipe, fields=_table(asdict(recipe)), numbers=_table(numbers))
+def model_card(recipe: BaseRecipe, numbers: Mapping[str, float], history: str) -> str:
+    """The card's text, with the recipe and the measurements as tables, and how the training went."""
+    return CARD.format(recipe=recipe, history=history, fields=_table(asdict(recipe)), numbers=_table(numbers))
 
 
 def _table(rows: Mapping[str, object]) -> str:
