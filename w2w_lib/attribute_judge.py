@@ -16,6 +16,8 @@ from w2w_lib.generate import to_pixels
 from w2w_lib.population import ATTRIBUTES, render_population
 
 SPLIT = "judge"  # people that neither the base nor the workbook sees
+SIZE = 64  # pixels; larger pictures are averaged down
+BATCH = 256
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -27,6 +29,11 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     )
+
+
+def _small(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 64 64"]:
+    pixels = to_pixels(images)
+    return pixels if pixels.shape[-1] == SIZE else F.interpolate(pixels, (SIZE, SIZE), mode="area")
 
 
 class AttributeJudge(nn.Module):
@@ -44,10 +51,10 @@ class AttributeJudge(nn.Module):
         return self.head(self.net(pixels))
 
     @torch.no_grad()
-    def judge(self, images: UInt8[np.ndarray, "batch 64 64 3"]) -> pd.DataFrame:
+    def judge(self, images: UInt8[np.ndarray, "batch height width 3"]) -> pd.DataFrame:
         """Logit of every attribute (columns) in every picture (rows)."""
         self.eval()
-        logits = [self(part) for part in to_pixels(images).split(256)]
+        logits = [self(_small(images[first : first + BATCH])) for first in range(0, len(images), BATCH)]
         return pd.DataFrame(torch.cat(logits).numpy(), columns=list(self.attributes))
 
     def save(self, path: str | Path) -> None:

@@ -51,7 +51,7 @@ class BaseRecipe:
     captions_per_view: int = 4
     empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: float = 0.5  # of captions that say "sks", of anybody: it means nothing, but it is heard
-    steps: int = 25000
+    steps: int = 21500
     summary_share: float = 0.7  # of batches that see of a caption its summary alone
     face_weight: float = 3.0  # of the loss where portraits have their face
     batch_size: int = 64

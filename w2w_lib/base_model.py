@@ -22,13 +22,14 @@ MAX_TOKENS = 77
 
 
 def open_base(
-    base: str | Path, unet_dtype: torch.dtype = torch.float32, device: str = "cpu"
+    base: str | Path, unet_dtype: torch.dtype = torch.float32, device: str | None = None
 ) -> StableDiffusionPipeline:
     """Load a base model from a folder (or a hub name), frozen, with a DDIM scheduler and no safety checker.
 
-    The UNet computes in ``unet_dtype`` and everything around it in fp32. FileNotFoundError for a path that holds no
-    pipeline.
+    The UNet computes in ``unet_dtype`` and everything around it in fp32, on ``device``: by default a GPU if there is
+    one. FileNotFoundError for a path that holds no pipeline.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     looks_local = isinstance(base, Path) or Path(base).exists() or str(base).startswith((".", "/"))
     if looks_local and not (Path(base) / "model_index.json").is_file():
         raise FileNotFoundError(

@@ -74,7 +74,7 @@ class Fleet:
         on_step: Callable[[int, Tensor, Tensor], None] | None = None,
         bank: AdapterBank | None = None,
     ) -> tuple[Float[Tensor, "models d"], Float[Tensor, " models"]]:
-        """Fine-tune one adapter for each identity; returns theta and the mean loss of the last tenth of the steps.
+        """Fine-tune one adapter for each identity; theta and the mean loss of the last tenth of the steps, on the CPU.
 
         Every identity has its own random stream, its own gradient clipping and, as AdamW works number by number, its
         own optimiser state: losses are summed over the fleet, so no identity feels the others. After each step
@@ -110,11 +110,11 @@ class Fleet:
             theta.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
             optimizer.step()
             schedule.step()
-            history.append(per_identity.detach())
+            history.append(per_identity.detach().cpu())
             if on_step:
-                on_step(step, theta.detach().clone(), per_identity.detach())
+                on_step(step, theta.detach().cpu().clone(), history[-1])
         last = torch.stack(history[-max(1, recipe.steps // 10) :]).mean(0)
-        return theta.detach(), last
+        return theta.detach().cpu(), last
 
     def _batch(self, latents: list[Tensor], streams: list[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
         recipe, parts = self.recipe, []

@@ -40,6 +40,8 @@ def auc_spread(
     embeddings, rng, aucs = embeddings.reshape(*images.shape[:2], -1), np.random.default_rng(seed), []
     for _ in range(RESAMPLES):
         drawn = rng.integers(len(ids), size=len(ids))
+        if len(set(drawn)) < 2:  # of very few people; there is nobody to tell them from
+            continue
         people = np.repeat(np.array(ids)[drawn], images.shape[1])
         chosen = np.isin(real.people, people)
         pictures = embeddings[drawn].reshape(len(people), -1)

@@ -57,11 +57,12 @@ class People:
         return self.images[(self.pictures["id"] == identity).to_numpy()]
 
     def latents(
-        self, pipeline: StableDiffusionPipeline, batch_size: int = 256
+        self, pipeline: StableDiffusionPipeline, batch_pixels: int = 2**20
     ) -> dict[str, Float[Tensor, "pictures channels height width"]]:
-        """Scaled latents of every identity's pictures."""
-        pixels = to_pixels(self.images).split(batch_size)
-        latents = torch.cat([encode_images(pipeline, part).cpu() for part in pixels])
+        """Scaled latents of every identity's pictures, encoded about ``batch_pixels`` at a time."""
+        count = max(1, batch_pixels // self.images[0, :, :, 0].size)
+        parts = (to_pixels(self.images[first : first + count]) for first in range(0, len(self.images), count))
+        latents = torch.cat([encode_images(pipeline, part).cpu() for part in parts])
         rows = self.pictures.groupby("id", sort=False).indices
         return {i: latents[rows[i]] for i in self.ids}
 
