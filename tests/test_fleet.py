@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from tiny_base import tiny_pipeline
 from transformers import get_linear_schedule_with_warmup
 
@@ -73,7 +74,7 @@ def test_each_row_wears_its_own_adapter_as_in_peft(pipeline, layout, tmp_path):
     torch.testing.assert_close(pipeline.unet(x, t, text).sample, before, rtol=0, atol=0)
 
 
-def train_with_peft(pipeline, layout, latents, prior, identity, start):
+def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RECIPE):
     """DreamBooth as PEFT's users write it: one model, one loop."""
     config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
     model = get_peft_model(copy.deepcopy(pipeline.unet), config)
@@ -83,7 +84,14 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start):
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(start[name][0])
-    optimizer = torch.optim.AdamW(trained.values(), RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
+    optimizer = create_loraplus_optimizer(
+        model,
+        torch.optim.AdamW,
+        lr=recipe.learning_rate,
+        loraplus_lr_ratio=recipe.lr_ratio,
+        eps=1e-8,
+        weight_decay=recipe.weight_decay,
+    )
     schedule = get_linear_schedule_with_warmup(optimizer, 0, RECIPE.steps)
     rng = stream(RECIPE.seed, identity)
     texts = [encode_prompts(pipeline, [p]) for p in (INSTANCE_PROMPT, CLASS_PROMPT)]
@@ -104,14 +112,16 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start):
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 
+@pytest.mark.parametrize("lr_ratio", [1.0, 8.0])
 @pytest.mark.parametrize("start", STARTS)
-def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start):
-    fleet = Fleet(pipeline, layout, replace(RECIPE, start=start), prior)
+def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start, lr_ratio):
+    recipe = replace(RECIPE, start=start, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
+    fleet = Fleet(pipeline, layout, recipe, prior)
     together, _ = fleet.train(images)
     backwards, _ = fleet.train(dict(reversed(images.items())))
     for i, (identity, latents) in enumerate(images.items()):
         alone, _ = fleet.train({identity: latents})
-        sequential = train_with_peft(pipeline, layout, latents, prior, identity, fleet.start)
+        sequential = train_with_peft(pipeline, layout, latents, prior, identity, fleet.start, recipe)
         moved = (sequential - fleet.start).norm()
         assert moved > 0.1
         for other in (alone[0], together[i], backwards[-1 - i]):

@@ -28,6 +28,7 @@ class FleetRecipe:
 
     steps: int = 150
     learning_rate: float = 1e-2
+    lr_ratio: float = 1.0  # of B's learning rate over A's, which is learning_rate (LoRA+, Hayou et al. 2024)
     instance_batch: int = 3
     prior_batch: int = 1
     prior_weight: float = 1.0  # lambda of Dravid et al. 2024, eq. 2
@@ -87,10 +88,14 @@ class Fleet:
     def _train(self, bank: AdapterBank, latents: dict[str, Tensor], on_step) -> tuple[Tensor, Tensor]:
         recipe, ids = self.recipe, list(latents)
         streams = [stream(recipe.seed, i) for i in ids]
-        theta = self.start.repeat(len(ids), 1).to(self.device).requires_grad_()
-        theta.grad = torch.zeros_like(theta)
+        down = torch.cat([torch.full((factor.size,), factor.is_down) for factor in self.layout.factors])
+        halves = [self.start[half].repeat(len(ids), 1).to(self.device).requires_grad_() for half in (down, ~down)]
+        in_order = torch.cat([down.nonzero(), (~down).nonzero()]).flatten().argsort().to(self.device)
         optimizer = torch.optim.AdamW(
-            [theta], recipe.learning_rate, weight_decay=recipe.weight_decay, fused=self.device.type == "cpu"
+            [{"params": halves[:1]}, {"params": halves[1:], "lr": recipe.learning_rate * recipe.lr_ratio}],
+            recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cpu",
         )
         schedule = get_scheduler(recipe.lr_scheduler, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
         per_model = recipe.instance_batch + (recipe.prior_batch if recipe.prior_weight else 0)
@@ -102,19 +107,20 @@ class Fleet:
         for step in range(recipe.steps):
             batch = self._batch([latents[i] for i in ids], streams)
             optimizer.zero_grad()
-            bank.put_on(theta, rows)
+            bank.put_on(torch.cat(halves, 1)[:, in_order], rows)
             losses = weights * denoising_loss(self.denoiser, self.scheduler, *batch, text)
             per_identity = losses.view(len(ids), per_model).sum(1)
             per_identity.sum().backward()
-            norm = theta.grad.norm(dim=1, keepdim=True)
-            theta.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            norm = torch.cat([half.grad for half in halves], 1).norm(dim=1, keepdim=True)
+            for half in halves:
+                half.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
             optimizer.step()
             schedule.step()
             history.append(per_identity.detach().cpu())
             if on_step:
-                on_step(step, theta.detach().cpu().clone(), history[-1])
+                on_step(step, torch.cat(halves, 1)[:, in_order].detach().cpu(), history[-1])
         last = torch.stack(history[-max(1, recipe.steps // 10) :]).mean(0)
-        return theta.detach().cpu(), last
+        return torch.cat(halves, 1)[:, in_order].detach().cpu(), last
 
     def _batch(self, latents: list[Tensor], streams: list[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
         recipe, parts = self.recipe, []
