@@ -89,8 +89,7 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
         torch.optim.AdamW,
         lr=recipe.learning_rate,
         loraplus_lr_ratio=recipe.lr_ratio,
-        eps=1e-8,
-        weight_decay=recipe.weight_decay,
+        loraplus_weight_decay=recipe.weight_decay,
     )
     schedule = get_linear_schedule_with_warmup(optimizer, 0, RECIPE.steps)
     rng = stream(RECIPE.seed, identity)
