@@ -32,7 +32,7 @@ lint: $(SYNCED) ## Check code and notebooks with ruff
 lab: $(SYNCED) ## Open the workbook in JupyterLab
 	@$(RUN) jupyter lab --notebook-dir . notebooks
 
-base: $(SYNCED) ## Train the pocket base model again (two hours; resumes), which the repository ships ready
+base: $(SYNCED) ## Train the pocket base model again (two and a half hours; resumes), which the repository ships ready
 	@$(RUN) w2w strip
 	@$(RUN) w2w run notebooks/00_base_model.ipynb --profile pocket
 	@$(RUN) dvc commit --force train_base
