@@ -15,6 +15,7 @@ from w2w_lib.workbook import code_cells, fingerprint, listing, notebooks, read, 
 
 LARGE = 3_000_000  # bytes; a page of the repository with more than this renders slowly
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")  # cell metadata
+BAR = "%|"  # what every line of tqdm has
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -118,7 +119,10 @@ def _with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNod
 def _presentable(output: NotebookNode) -> NotebookNode | None:
     if output.output_type == "stream":  # of a progress bar only its last state
         lines = output.text.replace("\r\n", "\n").split("\n")
-        output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+        lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+        if output.name == "stderr":  # a library's warnings, with the paths of one machine, tell a reader nothing
+            lines = [line for line in lines if BAR in line]
+        output.text = "\n".join(lines)
         return output if output.text.strip() else None
     if WIDGET in output.get("data", {}):  # a widget needs a kernel; the static strip beside it stays
         del output.data[WIDGET]
