@@ -191,7 +191,7 @@ def test_publishing_keeps_outputs_and_the_check_names_what_is_stale(own):
 
 
 def test_published_outputs_are_presentable():
-    bar = new_output("stream", name="stderr", text="\r 0%|  | 0/2\r 50%| | 1/2\r100%|##| 2/2\n/home/me/x.py: UserWarning\n")
+    bar = new_output("stream", name="stderr", text="\r 0%|  | 0/2\r 50%| | 1/2\r100%|##| 2/2\nx.py: UserWarning\n")
     assert publishing._presentable(bar).text == "100%|##| 2/2"
     said = new_output("stream", name="stdout", text="\r 0%\rfinished\n")
     assert publishing._presentable(said).text == "finished\n"
