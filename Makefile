@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# PyTorch asks for the same large blocks in every step: glibc keeps them, where it would give them back each time.
+export MALLOC_MMAP_THRESHOLD_ = 33554432
+export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
 PROFILE ?= pocket
 BASE ?=
@@ -32,7 +35,7 @@ lint: $(SYNCED) ## Check code and notebooks with ruff
 lab: $(SYNCED) ## Open the workbook in JupyterLab
 	@$(RUN) jupyter lab --notebook-dir . notebooks
 
-base: $(SYNCED) ## Train the pocket base model again (two and a half hours; resumes), which the repository ships ready
+base: $(SYNCED) ## Train the pocket base model again (three and a half hours; resumes), which the repository ships ready
 	@$(RUN) w2w strip
 	@$(RUN) w2w run notebooks/00_base_model.ipynb --profile pocket
 	@$(RUN) dvc commit --force train_base

@@ -17,7 +17,7 @@ def teacher_loss(pipeline, layout, planted, batch):
 
     def loss(unet, scheduler, latents, noise, timesteps, text, mask):
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        with torch.no_grad(), wearing(teacher, layout, planted, torch.arange(len(noisy)) // batch):
+        with torch.no_grad(), wearing(teacher, layout, planted, batch):
             target = teacher(noisy, timesteps, text).sample
         return (unet(noisy, timesteps, text).sample - target).square().mean((1, 2, 3))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from w2w_lib.layout import AdapterLayout
@@ -16,22 +16,24 @@ class AdapterBank:
     def __init__(self, layout: AdapterLayout):
         self.layout, self.enabled = layout, False
 
-    def put_on(self, theta: Float[Tensor, "models d"], rows: Int[Tensor, " batch"] | None = None) -> None:
-        """From now on row i of a batch wears adapter ``theta[rows[i]]``; by default there is one row for each."""
-        self.rows = torch.arange(len(theta), device=theta.device) if rows is None else rows.to(theta.device)
-        self.factors = self.layout.unflatten(theta)
+    def put_on(self, theta: Float[Tensor, "models d"], each: int = 1) -> None:
+        """From now on the first ``each`` rows of a batch wear the first adapter, the next the second, and so on.
+
+        A batch that goes on begins again with the first: under classifier-free guidance the rows are there twice,
+        unconditional, then conditional.
+        """
+        self.each, self.factors = each, self.layout.unflatten(theta)
         self.strength: Float[Tensor, " models"] = torch.ones(len(theta), device=theta.device)
         self.enabled = True
 
     def delta(self, module: str, x: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens outputs"]:
         """strength * alpha / rank * B A x, with the A and B of each row (Hu et al. 2022, eq. 3)."""
-        # Under classifier-free guidance the batch is the rows twice: unconditional, then conditional.
-        rows = self.rows.repeat(len(x) // len(self.rows))
         key = f"base_model.model.{module}"
         scale = (self.strength * self.layout.scale)[:, None, None]
-        down = self.factors[f"{key}.lora_A.weight"].to(x.dtype)[rows]
-        up = (self.factors[f"{key}.lora_B.weight"] * scale).to(x.dtype)[rows]
-        return torch.bmm(torch.bmm(x, down.mT), up.mT)
+        down = self.factors[f"{key}.lora_A.weight"].to(x.dtype)
+        up = (self.factors[f"{key}.lora_B.weight"] * scale).to(x.dtype)
+        of_models = x.reshape(-1, len(scale), self.each * x.shape[1], x.shape[2])
+        return (of_models @ down.mT @ up.mT).reshape(*x.shape[:2], -1)
 
 
 @contextmanager
@@ -39,16 +41,15 @@ def wearing(
     unet: nn.Module,
     layout: AdapterLayout,
     theta: Float[Tensor, "models d"] | None = None,
-    rows: Int[Tensor, " batch"] | None = None,
+    each: int = 1,
 ) -> Iterator[AdapterBank]:
-    """Within the block, row i of a batch through ``unet`` wears adapter ``theta[rows[i]]``; differentiable in theta.
+    """Within the block, ``each`` rows in turn of a batch through ``unet`` wear an adapter; differentiable in theta.
 
-    ``rows`` defaults to one row for each adapter. Without ``theta`` the UNet wears nothing until the bank's
-    ``put_on``. On leaving, the UNet is as it was.
+    Without ``theta`` the UNet wears nothing until the bank's ``put_on``. On leaving, the UNet is as it was.
     """
     bank = AdapterBank(layout)
     if theta is not None:
-        bank.put_on(theta, rows)
+        bank.put_on(theta, each)
     modules = dict(unet.named_modules())
 
     def hook_for(name: str):

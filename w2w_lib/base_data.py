@@ -45,13 +45,13 @@ class BaseRecipe:
     channels: tuple[int, ...] = (128, 192)
     text_width: int = 128
     text_layers: int = 3
-    text_steps: int = 3000
+    text_steps: int = 6000
     text_batch_size: int = 64
     text_learning_rate: float = 1.5e-3
     captions_per_view: int = 4
     empty_share: float = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: float = 0.5  # of captions that say "sks", of anybody: it means nothing, but it is heard
-    steps: int = 21500
+    steps: int = 31500
     summary_share: float = 0.7  # of batches that see of a caption its summary alone
     face_weight: float = 3.0  # of the loss where portraits have their face
     batch_size: int = 64

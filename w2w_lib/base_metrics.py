@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from w2w_lib.attribute_judge import AttributeJudge
 from w2w_lib.base_model import encode_images
-from w2w_lib.generate import Sampling, decode, generate, to_pixels
+from w2w_lib.generate import Sampling, as_images, decode, generate, to_pixels
 from w2w_lib.judges import face_points
 from w2w_lib.population.view import BACKGROUNDS
 
@@ -92,8 +92,7 @@ def reconstruct(pipeline: StableDiffusionPipeline, images: Images) -> Images:
 @torch.no_grad()
 def reconstruct_linearly(pipeline: StableDiffusionPipeline, images: Images) -> Images:
     """As ``reconstruct``, without the pocket codec's refiner."""
-    decoded = pipeline.vae.decoder(encode_images(pipeline, to_pixels(images)))
-    return (pipeline.image_processor.postprocess(decoded, output_type="np") * 255).round().astype(np.uint8)
+    return as_images(pipeline, pipeline.vae.decoder(encode_images(pipeline, to_pixels(images))))
 
 
 # ---------------------------------------------------------------- does it do what the prompt says?

@@ -99,7 +99,6 @@ class Fleet:
         )
         schedule = get_scheduler(recipe.lr_scheduler, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
         per_model = recipe.instance_batch + (recipe.prior_batch if recipe.prior_weight else 0)
-        rows = torch.arange(len(ids)).repeat_interleave(per_model)
         is_prior = (torch.arange(per_model) >= recipe.instance_batch).repeat(len(ids))
         text = torch.where(is_prior[:, None, None].to(self.device), self.prior_text, self.instance_text)
         weights = torch.where(is_prior, recipe.prior_weight / max(recipe.prior_batch, 1), 1 / recipe.instance_batch)
@@ -107,7 +106,7 @@ class Fleet:
         for step in range(recipe.steps):
             batch = self._batch([latents[i] for i in ids], streams)
             optimizer.zero_grad()
-            bank.put_on(torch.cat(halves, 1)[:, in_order], rows)
+            bank.put_on(torch.cat(halves, 1)[:, in_order], per_model)
             losses = weights * denoising_loss(self.denoiser, self.scheduler, *batch, text)
             per_identity = losses.view(len(ids), per_model).sum(1)
             per_identity.sum().backward()
@@ -149,7 +148,7 @@ class Fleet:
         theta = self.start[None].to(self.device).requires_grad_()
         batch = self._batch([latents], [stream(recipe.seed, "memory")])
         text = self.instance_text.expand(len(batch[0]), -1, -1)
-        with wearing(self.unet, self.layout, theta, torch.zeros(len(batch[0]), dtype=torch.long)):
+        with wearing(self.unet, self.layout, theta, each=len(batch[0])):
             return denoising_loss(self.unet, self.scheduler, *batch, text).sum()
 
     def train_all(

@@ -114,8 +114,16 @@ def decode(
     pipeline: StableDiffusionPipeline, latents: Float[Tensor, "batch channels height width"]
 ) -> UInt8[np.ndarray, "batch height width 3"]:
     """Pictures of latents."""
-    decoded = pipeline.vae.decode(latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor).sample
-    return (pipeline.image_processor.postprocess(decoded, output_type="np") * 255).round().astype(np.uint8)
+    return as_images(
+        pipeline, pipeline.vae.decode(latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor).sample
+    )
+
+
+def as_images(
+    pipeline: StableDiffusionPipeline, pixels: Float[Tensor, "batch 3 height width"]
+) -> UInt8[np.ndarray, "batch height width 3"]:
+    """Pictures from a tensor in [-1, 1]."""
+    return (pipeline.image_processor.postprocess(pixels, output_type="np") * 255).round().astype(np.uint8)
 
 
 def to_pixels(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:

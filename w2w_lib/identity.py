@@ -32,25 +32,14 @@ class Faces:
         return ids, np.stack([self.embeddings[self.people == i].mean(0) for i in ids])
 
 
-def auc_spread(
+def verify(
     images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces, seed: int = 0
-) -> float:
-    """Standard error of the verification AUC, over people: the models drawn with replacement, time and again."""
-    embeddings, _ = embed_faces(images.reshape(-1, *images.shape[2:]))
-    embeddings, rng, aucs = embeddings.reshape(*images.shape[:2], -1), np.random.default_rng(seed), []
-    for _ in range(RESAMPLES):
-        drawn = rng.integers(len(ids), size=len(ids))
-        if len(set(drawn)) < 2:  # of very few people; there is nobody to tell them from
-            continue
-        people = np.repeat(np.array(ids)[drawn], images.shape[1])
-        chosen = np.isin(real.people, people)
-        pictures = embeddings[drawn].reshape(len(people), -1)
-        aucs.append(verification_auc(pictures, people, real.embeddings[chosen], real.people[chosen]))
-    return float(np.std(aucs))
+) -> dict[str, float]:
+    """How well generated pictures are told to be their own person among all.
 
-
-def verify(images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces) -> dict[str, float]:
-    """How well generated pictures are told to be their own person among all: AUC, rank-1, ID score, faces found."""
+    AUC and its standard error over people (the models drawn with replacement, time and again), the share of pictures
+    whose nearest person is their own (rank-1), mean ID score, share of pictures with a face found.
+    """
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
     people = np.repeat(ids, images.shape[1])
     names, templates = real.templates()
@@ -58,7 +47,21 @@ def verify(images: UInt8[np.ndarray, "models prompts height width 3"], ids: list
     own = templates[[names.index(p) for p in people]]
     return {
         "auc": verification_auc(embeddings, people, real.embeddings, real.people),
+        "auc_error": _auc_error(embeddings.reshape(*images.shape[:2], -1), ids, real, np.random.default_rng(seed)),
         "rank1": float((np.array(names)[nearest] == people).mean()),
         "id_score": float(id_score(embeddings, own).mean()),
         "detected": float(found.mean()),
     }
+
+
+def _auc_error(embeddings: Float[np.ndarray, "models prompts dim"], ids: list[str], real: Faces, rng) -> float:
+    aucs = []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(len(ids), size=len(ids))
+        if len(set(drawn)) < 2:  # of very few people; there is nobody to tell them from
+            continue
+        people = np.repeat(np.array(ids)[drawn], embeddings.shape[1])
+        chosen = np.isin(real.people, people)
+        pictures = embeddings[drawn].reshape(len(people), -1)
+        aucs.append(verification_auc(pictures, people, real.embeddings[chosen], real.people[chosen]))
+    return float(np.std(aucs))

@@ -47,15 +47,14 @@ def invert(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
     text = encode_prompts(pipeline, [INSTANCE_PROMPT]).expand(count * recipe.batch, -1, -1)
-    rows = torch.arange(count).repeat_interleave(recipe.batch)
-    cells = None if mask is None else mask[rows].to(device)
+    cells = None if mask is None else mask.repeat_interleave(recipe.batch, 0).to(device)
     history = []
     for _ in tqdm(range(recipe.steps), desc="invert", disable=not progress):
         parts = [draw(r, x[None].cpu(), recipe.batch, recipe.timesteps) for r, x in zip(streams, latents, strict=True)]
         batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
         theta = space.unproject(units * std).to(device)
         optimizer.zero_grad()
-        with wearing(pipeline.unet, space.layout, theta, rows):
+        with wearing(pipeline.unet, space.layout, theta, recipe.batch):
             losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, text, cells)
         per_picture = losses.view(count, recipe.batch).mean(1)
         (per_picture.sum() + recipe.prior * units.square().sum().to(device) / units.shape[1]).backward()

@@ -1,0 +1,238 @@
+"""Fleet fine-tuning against PEFT's sequential loop, and many adapters in one batch against loading them one by one.
+
+    python benchmarks/fleet.py
+
+Every way trains the same people with the same objective (one instance and one class picture a step, in one batch, as
+in diffusers' DreamBooth example), the same draws and the same steps, each in a process of its own. A model-step is one
+optimiser step of one adapter. The loss is that of the finished adapters on noise that no way has seen.
+"""
+
+import json
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from w2w_lib import profiles
+from w2w_lib.adapter_files import save_adapter
+from w2w_lib.bank import wearing
+from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_images, encode_prompts, fingerprint, open_base
+from w2w_lib.fleet import Fleet, FleetRecipe
+from w2w_lib.generate import Sampling, generate, to_pixels
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.people import People
+
+GEMM_SIZE, GEMM_REPEATS = 2048, 20
+VIEWS = 8
+PAINTED = 16  # adapters that paint one picture each
+COMPARED = 4  # people that every way trains and whose loss is compared
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all ways have in common."""
+
+    base: str
+    people: People
+    recipe: FleetRecipe
+    dtype: torch.dtype
+    device: str
+
+
+class Bench:
+    """The base, the people and the shared class pictures."""
+
+    def __init__(self, setting: Setting):
+        self.setting, self.recipe, self.device = setting, setting.recipe, setting.device
+        self.pipeline = open_base(setting.base, setting.dtype, setting.device)
+        self.layout = AdapterLayout.of(self.pipeline.unet, fingerprint(self.pipeline), "paper")
+        self.people = setting.people
+        sampling = Sampling(steps=4, guidance=1.0)
+        self.class_pictures = generate(self.pipeline, [CLASS_PROMPT] * VIEWS, range(VIEWS), sampling=sampling)
+
+    @cached_property
+    def latents(self) -> dict[str, torch.Tensor]:
+        return self.people.latents(self.pipeline)
+
+    @cached_property
+    def prior(self) -> torch.Tensor:
+        return self._encode(self.class_pictures)
+
+    @cached_property
+    def text(self) -> torch.Tensor:
+        return encode_prompts(self.pipeline, [INSTANCE_PROMPT, CLASS_PROMPT])
+
+    def _encode(self, pictures) -> torch.Tensor:
+        return encode_images(self.pipeline, to_pixels(pictures).to(self.device)).cpu()
+
+    def sequential(self, steps: int, cached: bool) -> torch.Tensor:
+        """PEFT's loop, one person after the other; without ``cached`` it encodes pictures and prompts in every step."""
+        return torch.stack([self._peft(identity, steps, cached) for identity in self.people.ids[:COMPARED]])
+
+    def _peft(self, identity: str, steps: int, cached: bool) -> torch.Tensor:
+        recipe, layout, pipeline = self.recipe, self.layout, self.pipeline
+        config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
+        model = get_peft_model(pipeline.unet, config, autocast_adapter_dtype=False)
+        trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
+        start = layout.unflatten(layout.initial(recipe.seed)[None])
+        for name, parameter in trained.items():
+            parameter.data = start[name][0].to(self.device)
+        optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        rng, own = stream(recipe.seed, identity), self.people.of(identity)
+        weights = torch.tensor([1.0, recipe.prior_weight], device=self.device)
+        for _ in range(steps):
+            if cached:
+                latents, prior, text = self.latents[identity], self.prior, self.text
+            else:  # the examples encode what a step needs when it needs it; here the pictures of one batch
+                latents, prior = self._encode(own[:1]).expand(VIEWS, -1, -1, -1), self._encode(self.class_pictures[:1])
+                text = encode_prompts(pipeline, [INSTANCE_PROMPT, CLASS_PROMPT])
+            draws = [draw(rng, source, 1, recipe.timesteps) for source in (latents, prior)]
+            batch = (torch.cat(column).to(self.device) for column in zip(*draws, strict=True))
+            loss = (weights * denoising_loss(_InBasePrecision(model), pipeline.scheduler, *batch, text)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            optimizer.step()
+        theta = layout.flatten({n: p.detach().float() for n, p in trained.items()})
+        model.unload()
+        return theta
+
+    def fleet(self, steps: int, size: int, compiled: bool) -> torch.Tensor:
+        """The fleet, ``size`` people at a time."""
+        fleet = Fleet(self.pipeline, self.layout, replace(self.recipe, steps=steps), self.prior, compiled)
+        ids, thetas = self.people.ids, []
+        with wearing(self.pipeline.unet, self.layout) as bank:
+            for first in range(0, len(ids), size):
+                chosen = {i: self.latents[i] for i in ids[first : first + size]}
+                thetas.append(fleet.train(chosen, bank=bank)[0])
+        return torch.cat(thetas)
+
+    def run(self, way: str, steps: int) -> torch.Tensor:
+        if way.startswith("PEFT"):
+            return self.sequential(steps, cached=way.endswith("cached"))
+        return self.fleet(steps, int(way.split()[-1]), compiled="compiled" in way)
+
+    def flops_per_step(self) -> int:
+        """Floating-point operations of one model-step, counted by PyTorch."""
+        one = Fleet(self.pipeline, self.layout, replace(self.recipe, steps=1), self.prior)
+        with FlopCounterMode(display=False) as counter:
+            one.train(dict(list(self.latents.items())[:1]))
+        return counter.get_total_flops()
+
+    @torch.no_grad()
+    def loss(self, theta: torch.Tensor) -> float:
+        """Of the compared people's adapters, on one noise for all ways."""
+        pictures = torch.stack([self.latents[i][0] for i in self.people.ids[:COMPARED]])
+        noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(1))
+        timesteps = torch.linspace(300, 900, COMPARED).long()
+        batch = (x.to(self.device) for x in (pictures, noise, timesteps))
+        text = self.text[:1].expand(COMPARED, -1, -1)
+        with wearing(self.pipeline.unet, self.layout, theta[:COMPARED].to(self.device)):
+            return denoising_loss(self.pipeline.unet, self.pipeline.scheduler, *batch, text).mean().item()
+
+
+class _InBasePrecision:
+    """A PEFT model with adapters in fp32 over a base that computes in another precision, for ``denoising_loss``."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def parameters(self):
+        return self.model.base_model.model.conv_in.parameters()
+
+    def __call__(self, *inputs):
+        return self.model(*inputs)
+
+
+def _train(setting: Setting, way: str) -> dict[str, float]:
+    bench = Bench(setting)
+    flops, gemm = bench.flops_per_step(), _gemm(setting)
+    bench.run(way, steps=1)  # caches, compilation
+    began = time.perf_counter()
+    theta = bench.run(way, setting.recipe.steps)
+    seconds = time.perf_counter() - began
+    rate = len(theta) * setting.recipe.steps / seconds
+    on_gpu = setting.device == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "model-steps/s": rate,
+        "samples/s": 2 * rate,
+        "TFLOP/s": rate * flops / 1e12,
+        "of GEMM rate": rate * flops / gemm,
+        "peak GB": peak / 1e9,
+        "loss": bench.loss(theta),
+    }
+
+
+def _gemm(setting: Setting) -> float:
+    a = torch.randn(GEMM_SIZE, GEMM_SIZE, dtype=setting.dtype, device=setting.device)
+    for repeats in (3, GEMM_REPEATS):  # the first to warm up
+        began = time.perf_counter()
+        for _ in range(repeats):
+            result = a @ a
+        result.sum().item()
+        seconds = (time.perf_counter() - began) / repeats
+    return 2 * GEMM_SIZE**3 / seconds
+
+
+def _paint(setting: Setting, way: str) -> dict[str, float]:
+    bench = Bench(setting)
+    count = min(PAINTED, len(setting.people.ids))
+    theta = bench.fleet(steps=1, size=count, compiled=False)[:count]
+    prompts, seeds = [INSTANCE_PROMPT] * count, range(count)
+    sampling = Sampling(batch_size=count)
+    began = time.perf_counter()
+    if way == "in one batch":
+        generate(bench.pipeline, prompts, seeds, bench.layout, theta, sampling=sampling)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in seeds:
+                save_adapter(bench.layout, theta[seed], Path(folder) / f"{seed}.safetensors")
+                bench.pipeline.load_lora_weights(folder, weight_name=f"{seed}.safetensors")
+                generate(bench.pipeline, prompts[:1], [seed], sampling=sampling)
+                bench.pipeline.unload_lora_weights()
+    return {"images/s": count / (time.perf_counter() - began)}
+
+
+def _alone(function, *arguments) -> dict[str, float]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def main(
+    base: Annotated[str, typer.Option(help="Folder or hub id of the base model; by default the pocket base.")] = "",
+    people: Annotated[int, typer.Option(help="Adapters that a fleet trains.")] = 64,
+    steps: Annotated[int, typer.Option(help="Steps of each adapter.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where the numbers go.")] = Path("benchmarks/fleet.json"),
+) -> None:
+    """Measure and print both tables, and write them as JSON."""
+    recipe = FleetRecipe(steps=steps, learning_rate=0.0125, instance_batch=1, prior_batch=1, prior_weight=1.0)
+    device, base = "cuda" if torch.cuda.is_available() else "cpu", base or str(profiles.base("pocket"))
+    opened = open_base(base)
+    size = opened.unet.config.sample_size * opened.vae_scale_factor
+    setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
+    ways = ["PEFT, as its examples", "PEFT, cached", "fleet of 1", "fleet of 4", "fleet of 16", f"fleet of {people}"]
+    ways += [f"compiled fleet of {people}"]
+    training = pd.DataFrame({way: _alone(_train, setting, way) for way in ways}).T
+    for peer in ways[:2]:
+        training[f"over {peer}"] = training["model-steps/s"] / training.loc[peer, "model-steps/s"]
+    painting = pd.DataFrame({way: _alone(_paint, setting, way) for way in ("one by one", "in one batch")}).T
+    print(training.round(3).to_string(), painting.round(2).to_string(), sep="\n\n")
+    tables = {"training": training.to_dict("index"), "painting": painting.to_dict("index")}
+    out.write_text(json.dumps(tables | {"people": people, "steps": steps, "device": device}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
