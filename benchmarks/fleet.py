@@ -23,6 +23,7 @@ import torch
 import typer
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from w2w_lib import profiles
 from w2w_lib.adapter_files import save_adapter
@@ -225,7 +226,8 @@ def main(
     setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
     ways = ["PEFT, as its examples", "PEFT, cached", "fleet of 1", "fleet of 4", "fleet of 16", f"fleet of {people}"]
     ways += [f"compiled fleet of {people}"]
-    training = pd.DataFrame({way: _alone(_train, setting, way) for way in ways}).T
+    bar = tqdm(ways, desc="train", unit="way")
+    training = pd.DataFrame({way: _alone(_train, setting, way) for way in bar}).T
     for peer in ways[:2]:
         training[f"over {peer}"] = training["model-steps/s"] / training.loc[peer, "model-steps/s"]
     painting = pd.DataFrame({way: _alone(_paint, setting, way) for way in ("one by one", "in one batch")}).T

@@ -111,6 +111,11 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 
+# Of what training changed, in fp32. Sums are taken in another order, and AdamW divides gradients by their own size:
+# where they are nearly zero, rounding is what it divides. 5e-5 as a rule, 1.1e-3 once; a wrong term is worth 1e-1.
+WITHIN = 5e-3
+
+
 @pytest.mark.parametrize("lr_ratio", [1.0, 8.0])
 @pytest.mark.parametrize("start", STARTS)
 def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start, lr_ratio):
@@ -124,7 +129,7 @@ def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior,
         moved = (sequential - fleet.start).norm()
         assert moved > 0.1
         for other in (alone[0], together[i], backwards[-1 - i]):
-            assert (other - sequential).norm() < 1e-3 * moved
+            assert (other - sequential).norm() < WITHIN * moved
 
 
 def test_a_compiled_fleet_trains_the_same_adapters(pipeline, layout, images, prior, monkeypatch):
