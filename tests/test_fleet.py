@@ -112,7 +112,7 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
 
 
 # Of what training changed, in fp32. Sums are taken in another order, and AdamW divides gradients by their own size:
-# where they are nearly zero, rounding is what it divides. 5e-5 as a rule, 1.1e-3 once; a wrong term is worth 1e-1.
+# where they are nearly zero, rounding is what it divides. Seen: 5e-5, and 1.1e-3 once.
 WITHIN = 5e-3
 
 
