@@ -177,6 +177,10 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
     }
 
 
+def _in_its_precision(setting: Setting, way: str) -> Setting:
+    return replace(setting, dtype=torch.float32) if "fp32" in way else setting
+
+
 def _gemm(setting: Setting) -> float:
     a = torch.randn(GEMM_SIZE, GEMM_SIZE, dtype=setting.dtype, device=setting.device)
     for repeats in (3, GEMM_REPEATS):  # the first to warm up
@@ -225,9 +229,9 @@ def main(
     size = opened.unet.config.sample_size * opened.vae_scale_factor
     setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
     ways = ["PEFT, as its examples", "PEFT, cached", "fleet of 1", "fleet of 4", "fleet of 16", f"fleet of {people}"]
-    ways += [f"compiled fleet of {people}"]
+    ways += [f"compiled fleet of {people}", f"fp32 compiled fleet of {people}"]
     bar = tqdm(ways, desc="train", unit="way")
-    training = pd.DataFrame({way: _alone(_train, setting, way) for way in bar}).T
+    training = pd.DataFrame({way: _alone(_train, _in_its_precision(setting, way), way) for way in bar}).T
     for peer in ways[:2]:
         training[f"over {peer}"] = training["model-steps/s"] / training.loc[peer, "model-steps/s"]
     painting = pd.DataFrame({way: _alone(_paint, setting, way) for way in ("one by one", "in one batch")}).T

@@ -3,12 +3,14 @@
 import copy
 import os
 import subprocess
+import time
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -170,6 +172,53 @@ def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
     two.verify()
     assert sorted(two.read_ids()) == list(images)
     torch.testing.assert_close(two.theta(list(images)), one.theta(list(images)), rtol=0, atol=0)
+
+
+def test_workers_train_the_same_adapters(pipeline, layout, images, prior, tmp_path):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    for workers in (1, 2):
+        dataset = WeightsDataset.create(tmp_path / str(workers), layout, RECIPE.to_dict())
+        fleet.train_all(images, dataset, fleet_size=2, workers=workers)
+        dataset.verify()
+    one, two = (WeightsDataset.open(tmp_path / str(workers)).theta(list(images)) for workers in (1, 2))
+    assert (one - two).norm() < WITHIN * (one - fleet.start).norm()
+
+
+def train_with_workers(folder, images, prior):
+    pipeline = tiny_pipeline()
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
+    dataset = WeightsDataset.create(folder, layout, {})
+    Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1, workers=2)
+
+
+def test_workers_end_with_their_parent_and_lose_nothing(prior, tmp_path):
+    images = dict.fromkeys([f"person-{i}" for i in range(100_000)], torch.zeros(1, 4, 8, 8))
+    parent = get_context("spawn").Process(target=train_with_workers, args=(tmp_path, images, prior))
+    parent.start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("shard-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.kill()
+    parent.join()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    finished = WeightsDataset.open(tmp_path)
+    finished.verify()
+    assert finished.read_ids()
+
+
+def die(*args, **kwargs):
+    os._exit(9)
+
+
+def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prior, tmp_path):
+    layout = AdapterLayout.of(pipeline.unet, "x")
+    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    fleet.train = die
+    with pytest.raises(MemoryError, match="fewer workers or a smaller fleet"):
+        fleet.train_all(images, dataset, fleet_size=1, workers=2)
 
 
 @pytest.fixture

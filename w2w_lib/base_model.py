@@ -3,7 +3,7 @@
 import hashlib
 import json
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -70,17 +70,19 @@ def _compute_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
 
-    def cast_in(module, args, kwargs):
-        return tuple(_cast(a, dtype) for a in args), {k: _cast(v, dtype) for k, v in kwargs.items()}
+    unet.register_forward_pre_hook(partial(_cast_in, dtype), with_kwargs=True)
+    unet.register_forward_hook(_cast_out)
 
-    def cast_out(module, args, output):
-        if isinstance(output, tuple):
-            return tuple(_cast(o, torch.float32) for o in output)
-        output.sample = output.sample.float()
-        return output
 
-    unet.register_forward_pre_hook(cast_in, with_kwargs=True)
-    unet.register_forward_hook(cast_out)
+def _cast_in(dtype: torch.dtype, module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    return tuple(_cast(a, dtype) for a in args), {k: _cast(v, dtype) for k, v in kwargs.items()}
+
+
+def _cast_out(module, args: tuple, output):
+    if isinstance(output, tuple):
+        return tuple(_cast(o, torch.float32) for o in output)
+    output.sample = output.sample.float()
+    return output
 
 
 def _cast(value, dtype: torch.dtype):

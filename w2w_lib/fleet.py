@@ -1,15 +1,17 @@
 """Fleet fine-tuning: DreamBooth for many people at once, each with a LoRA of its own, on one frozen base."""
 
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import psutil
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from w2w_lib.bank import AdapterBank, wearing
@@ -18,6 +20,7 @@ from w2w_lib.layout import AdapterLayout
 from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.start import shared_start
 from w2w_lib.weights_dataset import WeightsDataset
+from w2w_lib.workers import trainers
 
 MEMORY_SHARE = 0.7  # of the free memory that a fleet may plan to fill
 
@@ -62,12 +65,20 @@ class Fleet:
     ):
         self.unet, self.scheduler = pipeline.unet, pipeline.scheduler
         (self.unet.enable_gradient_checkpointing if checkpointing else self.unet.disable_gradient_checkpointing)()
-        self.denoiser = torch.compile(self.unet, dynamic=False) if compiled else self.unet
-        self.layout, self.recipe, self.prior_latents = layout, recipe, prior_latents.float().cpu()
+        self.compiled, self.layout, self.recipe = compiled, layout, recipe
+        self.prior_latents = prior_latents.float().cpu()
         self.device = pipeline.device
         self.instance_text = encode_prompts(pipeline, [INSTANCE_PROMPT])
         self.prior_text = encode_prompts(pipeline, [CLASS_PROMPT])
         self.start = shared_start(recipe.start, pipeline, layout, self.prior_latents, recipe.seed)
+
+    @cached_property
+    def denoiser(self) -> nn.Module:
+        return torch.compile(self.unet, dynamic=False) if self.compiled else self.unet
+
+    def __getstate__(self) -> dict:
+        """What a worker process is sent; it compiles for itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "denoiser"}
 
     def train(
         self,
@@ -156,32 +167,46 @@ class Fleet:
         latents: dict[str, Float[Tensor, "images channels height width"]],
         dataset: WeightsDataset,
         fleet_size: int = 32,
+        workers: int | None = 1,
     ) -> None:
         """Fine-tune every identity that the dataset does not hold yet, at most ``fleet_size`` at a time.
 
-        Fewer, where that many would not fit in memory; MemoryError where not even one does.
+        ``workers`` is the number of processes that do so side by side (see ``w2w_lib.workers``); None stands for one
+        for each core of a CPU, and one for a GPU. Fewer identities at a time where that many would not fit in memory;
+        MemoryError where not even one does.
         """
         done = set(dataset.read_ids())
         todo = [i for i in latents if i not in done]
+        workers = workers or (torch.get_num_threads() if self.device.type == "cpu" else 1)
+        workers = max(1, min(workers, -(-len(todo) // fleet_size)))
         if todo:
-            fitting = int(MEMORY_SHARE * _free_memory(self.device) / self.memory_per_model(latents[todo[0]]))
+            fitting = int(MEMORY_SHARE * _free_memory(self.device) / self.memory_per_model(latents[todo[0]]) / workers)
             fleet_size = max(1, min(fleet_size, fitting))
+        running: dict[Future, list[str]] = {}
         with (
-            wearing(self.unet, self.layout) as bank,
+            trainers(self, workers) as train,
             tqdm(total=len(latents), initial=len(done & set(latents)), desc="fine-tune", unit="person") as bar,
         ):
-            while todo:
-                ids = todo[:fleet_size]
-                try:
-                    theta, losses = self.train({i: latents[i] for i in ids}, bank=bank)
-                except RuntimeError as error:
-                    fleet_size = _smaller_fleet(len(ids), error)
-                    bar.write(f"{len(ids)} adapters do not fit in memory: going on with {fleet_size} at a time")
-                    continue
-                dataset.append(ids, theta, losses)
-                todo = todo[fleet_size:]
-                bar.set_postfix(loss=f"{losses.mean():.3f}")
-                bar.update(len(ids))
+            while todo or running:
+                while todo and len(running) < workers:
+                    ids, todo = todo[:fleet_size], todo[fleet_size:]
+                    running[train(self._group(ids, latents, fleet_size))] = ids
+                for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                    ids = running.pop(finished)
+                    try:
+                        theta, losses = (torch.as_tensor(x)[: len(ids)] for x in finished.result())
+                    except RuntimeError as error:
+                        fleet_size, todo = _smaller_fleet(len(ids), error), ids + todo
+                        bar.write(f"{len(ids)} adapters do not fit in memory: going on with {fleet_size} at a time")
+                        continue
+                    dataset.append(ids, theta, losses)
+                    bar.set_postfix(loss=f"{losses.mean():.3f}")
+                    bar.update(len(ids))
+
+    def _group(self, ids: list[str], latents: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+        """The latents of these people; a compiled step is made for one size, so nobodies fill its last group."""
+        nobodies = [f"nobody {k}" for k in range(size - len(ids))] if self.compiled else []
+        return {i: latents[i] for i in ids} | dict.fromkeys(nobodies, latents[ids[0]])
 
 
 def _free_memory(device: torch.device) -> int:
@@ -190,6 +215,11 @@ def _free_memory(device: torch.device) -> int:
 
 def _smaller_fleet(size: int, error: RuntimeError) -> int:
     """Half as many, after an error for want of memory; any other error is raised again."""
+    if isinstance(error, BrokenExecutor):
+        raise MemoryError(
+            "a worker process was killed, most likely for want of memory: use fewer workers or a smaller fleet; "
+            "finished people are kept"
+        ) from error
     if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
         raise error
     if size == 1:
