@@ -3,8 +3,9 @@
     python benchmarks/fleet.py
 
 Every way trains the same people with the same objective (one instance and one class picture a step, in one batch, as
-in diffusers' DreamBooth example), the same draws and the same steps, each in a process of its own. A model-step is one
-optimiser step of one adapter. The loss is that of the finished adapters on noise that no way has seen.
+in diffusers' DreamBooth example), the same draws and the same steps, each in a process of its own; "2 ×" is two such
+processes at the same time, each with one thread. A model-step is one optimiser step of one adapter. The loss is that of
+the finished adapters on noise that no way has seen.
 """
 
 import json
@@ -15,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +40,7 @@ from w2w_lib.people import People
 GEMM_SIZE, GEMM_REPEATS = 2048, 20
 VIEWS = 8
 PAINTED = 16  # adapters that paint one picture each
+SHARES = ("of GEMM rate", "loss")  # what does not add up over processes
 COMPARED = 4  # people that every way trains and whose loss is compared
 
 
@@ -121,7 +124,7 @@ class Bench:
         return torch.cat(thetas)
 
     def run(self, way: str, steps: int) -> torch.Tensor:
-        if way.startswith("PEFT"):
+        if "PEFT" in way:
             return self.sequential(steps, cached=way.endswith("cached"))
         return self.fleet(steps, int(way.split()[-1]), compiled="compiled" in way)
 
@@ -159,8 +162,11 @@ class _InBasePrecision:
 
 def _train(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
-    flops, gemm = bench.flops_per_step(), _gemm(setting)
+    flops = bench.flops_per_step()
+    _company.wait()
+    gemm = _gemm(setting)
     bench.run(way, steps=1)  # caches, compilation
+    _company.wait()
     began = time.perf_counter()
     theta = bench.run(way, setting.recipe.steps)
     seconds = time.perf_counter() - began
@@ -175,10 +181,6 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
         "peak GB": peak / 1e9,
         "loss": bench.loss(theta),
     }
-
-
-def _in_its_precision(setting: Setting, way: str) -> Setting:
-    return replace(setting, dtype=torch.float32) if "fp32" in way else setting
 
 
 def _gemm(setting: Setting) -> float:
@@ -211,9 +213,31 @@ def _paint(setting: Setting, way: str) -> dict[str, float]:
     return {"images/s": count / (time.perf_counter() - began)}
 
 
-def _alone(function, *arguments) -> dict[str, float]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def _train_as(way: str, setting: Setting) -> pd.Series:
+    """One row of the table: how many processes, which precision and which way of training, by its name."""
+    processes = int(way.split(" × ")[0]) if "×" in way else 1
+    if "fp32" in way:
+        setting = replace(setting, dtype=torch.float32)
+    return _in_processes(processes, _train, setting, way)
+
+
+def _in_processes(count: int, function, *arguments) -> pd.Series:
+    """The mean loss and the sums of everything else over processes that do the same at the same time.
+
+    One has all threads, more have one thread each.
+    """
+    context = get_context("spawn")
+    meet = (context.Barrier(count), None if count == 1 else 1)
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_join, initargs=meet) as pool:
+        results = pd.DataFrame([done.result() for done in [pool.submit(function, *arguments) for _ in range(count)]])
+    return pd.Series({name: own.mean() if name in SHARES else own.sum() for name, own in results.items()})
+
+
+def _join(company: Barrier, threads: int | None) -> None:
+    global _company
+    _company = company
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def main(
@@ -230,11 +254,13 @@ def main(
     setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
     ways = ["PEFT, as its examples", "PEFT, cached", "fleet of 1", "fleet of 4", "fleet of 16", f"fleet of {people}"]
     ways += [f"compiled fleet of {people}", f"fp32 compiled fleet of {people}"]
+    if device == "cpu":
+        ways += [f"{torch.get_num_threads()} × {way}" for way in (ways[1], *ways[-2:])]
     bar = tqdm(ways, desc="train", unit="way")
-    training = pd.DataFrame({way: _alone(_train, _in_its_precision(setting, way), way) for way in bar}).T
+    training = pd.DataFrame({way: _train_as(way, setting) for way in bar}).T
     for peer in ways[:2]:
         training[f"over {peer}"] = training["model-steps/s"] / training.loc[peer, "model-steps/s"]
-    painting = pd.DataFrame({way: _alone(_paint, setting, way) for way in ("one by one", "in one batch")}).T
+    painting = pd.DataFrame({way: _in_processes(1, _paint, setting, way) for way in ("one by one", "in one batch")}).T
     print(training.round(3).to_string(), painting.round(2).to_string(), sep="\n\n")
     tables = {"training": training.to_dict("index"), "painting": painting.to_dict("index")}
     out.write_text(json.dumps(tables | {"people": people, "steps": steps, "device": device}, indent=1) + "\n")

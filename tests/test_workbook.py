@@ -12,6 +12,7 @@ import pytest
 from conftest import Checkout, copy_repository, toy_checkout, write_notebook
 from nbformat.v4 import new_output
 from ruamel.yaml import YAML
+from tiny_base import narrow_stable_diffusion
 
 from w2w_lib import paths, publishing, workbook
 
@@ -39,10 +40,10 @@ def edit(path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def change_parameters(checkout, profile: str, section: str) -> None:
+def change_parameters(checkout, profile: str, section: str, **changes) -> None:
     yaml = YAML()
     params = yaml.load(checkout.root / "params.yaml")
-    params[profile][section]["more"] = 1
+    params[profile][section].update(changes or {"more": 1})
     yaml.dump(params, checkout.root / "params.yaml")
 
 
@@ -211,6 +212,17 @@ def test_the_smoke_profile_runs_end_to_end(tmp_path):
     began = time.monotonic()
     assert "Running" not in checkout.reproduce("smoke")
     assert time.monotonic() - began < QUICK
+
+
+@pytest.mark.workbook
+@pytest.mark.timeout(600)
+def test_fine_tuning_runs_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
+    checkout = copy_repository(tmp_path / "w2w")
+    narrow_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
+    edit(checkout.root / "params.yaml", "smoke: {base: data/base/pocket}", "smoke: {base: data/base/narrow}")
+    change_parameters(checkout, "smoke", "finetune", targets="release", again={})
+    checkout.call("w2w", "strip")
+    checkout.call("dvc", "repro", "finetune@smoke", timeout=540)
 
 
 def test_published_outputs_are_current():

@@ -22,7 +22,8 @@ from w2w_lib.start import shared_start
 from w2w_lib.weights_dataset import WeightsDataset
 from w2w_lib.workers import trainers
 
-MEMORY_SHARE = 0.7  # of the free memory that a fleet may plan to fill
+MEMORY_SHARE = 0.7  # of the free memory that fleets may plan to fill
+WORKER_BYTES = 10**9  # of a worker's interpreter, libraries and copy of the base
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,11 @@ class Fleet:
         done = set(dataset.read_ids())
         todo = [i for i in latents if i not in done]
         workers = workers or (torch.get_num_threads() if self.device.type == "cpu" else 1)
-        workers = max(1, min(workers, -(-len(todo) // fleet_size)))
+        room = MEMORY_SHARE * _free_memory(self.device)
+        workers = max(1, min(workers, -(-len(todo) // fleet_size), int(room / WORKER_BYTES / 2)))
         if todo:
-            fitting = int(MEMORY_SHARE * _free_memory(self.device) / self.memory_per_model(latents[todo[0]]) / workers)
-            fleet_size = max(1, min(fleet_size, fitting))
+            each = room / workers - (WORKER_BYTES if workers > 1 else 0)
+            fleet_size = max(1, min(fleet_size, int(each / self.memory_per_model(latents[todo[0]]))))
         running: dict[Future, list[str]] = {}
         with (
             trainers(self, workers) as train,
