@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import psutil
@@ -16,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from tiny_base import tiny_pipeline
+from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from w2w_lib import weights_dataset
@@ -174,7 +176,8 @@ def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
     torch.testing.assert_close(two.theta(list(images)), one.theta(list(images)), rtol=0, atol=0)
 
 
-def test_workers_train_the_same_adapters(pipeline, layout, images, prior, tmp_path):
+def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path):
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
     fleet = Fleet(pipeline, layout, RECIPE, prior)
     for workers in (1, 2):
         dataset = WeightsDataset.create(tmp_path / str(workers), layout, RECIPE.to_dict())
@@ -276,6 +279,7 @@ def test_unknown_targets_and_rank(pipeline):
 
 def train_all_alone(folder, images, prior):
     torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+    tqdm.set_lock(RLock())  # tqdm's own is shared with the parent, which would wait for a killed process for ever
     pipeline = tiny_pipeline()
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline), "paper", rank=1, alpha=3)
     dataset = WeightsDataset.create(folder, layout, RECIPE.to_dict())

@@ -220,7 +220,7 @@ def test_fine_tuning_runs_on_stable_diffusions_blocks_with_the_releases_layers(t
     checkout = copy_repository(tmp_path / "w2w")
     narrow_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
     edit(checkout.root / "params.yaml", "smoke: {base: data/base/pocket}", "smoke: {base: data/base/narrow}")
-    change_parameters(checkout, "smoke", "finetune", targets="release", again={})
+    change_parameters(checkout, "smoke", "finetune", targets="release", again={}, workers=1)
     checkout.call("w2w", "strip")
     checkout.call("dvc", "repro", "finetune@smoke", timeout=540)
 
