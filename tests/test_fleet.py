@@ -4,11 +4,13 @@ import copy
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 
 import numpy as np
 import psutil
@@ -20,6 +22,7 @@ from tiny_base import tiny_pipeline
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
+from w2w_lib import fleet as fleet_module
 from w2w_lib import weights_dataset
 from w2w_lib.adapter_files import save_adapter
 from w2w_lib.bank import wearing
@@ -337,6 +340,62 @@ def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_
     dataset = WeightsDataset.create(tmp_path, layout, RECIPE.to_dict())
     fleet.train_all(images, dataset, fleet_size=3)
     assert sizes == [3, 1, 1, 1] and sorted(dataset.read_ids()) == sorted(images)
+
+
+def group_sizes(fleet, layout, people, folder, monkeypatch, fits=lambda group: True):
+    """Of the groups in which people are fine-tuned two at a time, where only some fit in memory."""
+    sizes = []
+
+    def train(group, bank):
+        sizes.append(len(group))
+        if not fits(group):
+            raise torch.OutOfMemoryError
+        return torch.zeros(len(group), layout.dimension), torch.zeros(len(group))
+
+    monkeypatch.setattr(fleet, "train", train)
+    dataset = WeightsDataset.create(folder, layout, {})
+    fleet.train_all({f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(people)}, dataset, fleet_size=2)
+    assert sorted(dataset.read_ids()) == [f"person-{i}" for i in range(people)]
+    return sizes
+
+
+def test_a_compiled_fleet_fills_groups_up_to_a_size_it_has_had(pipeline, layout, prior, tmp_path, monkeypatch):
+    fleets = {
+        name: Fleet(pipeline, layout, RECIPE, prior, compiled=name == "compiled") for name in ("eager", "compiled")
+    }
+    expected = {("eager", 5): [2, 2, 1], ("compiled", 5): [2, 2, 2], ("compiled", 1): [1], ("compiled", 4): [2, 2]}
+    for (name, people), sizes in expected.items():
+        folder = tmp_path / f"{name}{people}"
+        assert group_sizes(fleets[name], layout, people, folder, monkeypatch) == sizes
+    # Where the nobody does not fit, the person does.
+    sizes = group_sizes(
+        fleets["compiled"], layout, 3, tmp_path / "full", monkeypatch, lambda group: "nobody 0" not in group
+    )
+    assert sizes == [2, 2, 1]
+
+
+def test_a_late_failure_does_not_enlarge_the_fleet_again(pipeline, layout, prior, tmp_path, monkeypatch):
+    sizes, shrunk = [], Event()
+
+    def train(group):
+        sizes.append(len(group))
+        if len(group) == 1:
+            shrunk.set()
+            return torch.zeros(1, layout.dimension), torch.zeros(1)
+        if "person-4" in group and len(group) == 4:
+            assert shrunk.wait(60)  # the first four have failed, and the first two of them, before these do
+        raise torch.OutOfMemoryError
+
+    @contextmanager
+    def threads(fleet, workers):
+        with ThreadPoolExecutor(workers) as pool:
+            yield partial(pool.submit, train)
+
+    monkeypatch.setattr(fleet_module, "trainers", threads)
+    dataset = WeightsDataset.create(tmp_path, layout, {})
+    people = {f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(8)}
+    Fleet(pipeline, layout, RECIPE, prior).train_all(people, dataset, fleet_size=4, workers=2)
+    assert sizes == [4, 4, 2] + 8 * [1] and sorted(dataset.read_ids()) == sorted(people)
 
 
 def test_memory_grows_with_the_batch(pipeline, layout, images, prior):

@@ -184,7 +184,8 @@ class Fleet:
         if todo:
             each = room / workers - (WORKER_BYTES if workers > 1 else 0)
             fleet_size = max(1, min(fleet_size, int(each / self.memory_per_model(latents[todo[0]]))))
-        running: dict[Future, list[str]] = {}
+        running: dict[Future, tuple[list[str], int]] = {}
+        sizes = set()  # of the groups so far
         with (
             trainers(self, workers) as train,
             tqdm(total=len(latents), initial=len(done & set(latents)), desc="fine-tune", unit="person") as bar,
@@ -192,23 +193,22 @@ class Fleet:
             while todo or running:
                 while todo and len(running) < workers:
                     ids, todo = todo[:fleet_size], todo[fleet_size:]
-                    running[train(self._group(ids, latents, fleet_size))] = ids
+                    group = {i: latents[i] for i in ids}
+                    if self.compiled and fleet_size in sizes:  # a step is compiled for one size: nobodies fill it up
+                        group |= {f"nobody {k}": latents[ids[0]] for k in range(fleet_size - len(ids))}
+                    sizes.add(len(group))
+                    running[train(group)] = ids, len(group)
                 for finished in wait(running, return_when=FIRST_COMPLETED).done:
-                    ids = running.pop(finished)
+                    ids, size = running.pop(finished)
                     try:
                         theta, losses = (torch.as_tensor(x)[: len(ids)] for x in finished.result())
                     except RuntimeError as error:
-                        fleet_size, todo = _smaller_fleet(len(ids), error), ids + todo
-                        bar.write(f"{len(ids)} adapters do not fit in memory: going on with {fleet_size} at a time")
+                        fleet_size, todo = min(fleet_size, _smaller_fleet(size, error)), ids + todo
+                        bar.write(f"{size} adapters do not fit in memory: going on with {fleet_size} at a time")
                         continue
                     dataset.append(ids, theta, losses)
                     bar.set_postfix(loss=f"{losses.mean():.3f}")
                     bar.update(len(ids))
-
-    def _group(self, ids: list[str], latents: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-        """The latents of these people; a compiled step is made for one size, so nobodies fill its last group."""
-        nobodies = [f"nobody {k}" for k in range(size - len(ids))] if self.compiled else []
-        return {i: latents[i] for i in ids} | dict.fromkeys(nobodies, latents[ids[0]])
 
 
 def _free_memory(device: torch.device) -> int:
