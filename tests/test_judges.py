@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 from tiny_base import tiny_pipeline
 
 from w2w_lib import base_metrics
+from w2w_lib.attribute_judge import AttributeJudge, train_attribute_judge, varying
 from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.codec_training import refine_codec
 from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
+from w2w_lib.people import People
 from w2w_lib.population import ATTRIBUTES, VOCABULARY
 from w2w_lib.population.view import BACKGROUNDS
 
@@ -280,3 +282,34 @@ def test_views_are_found_by_their_captions():
     groups = base_metrics.captioned_views(images, captions)
     assert groups["smiling"].max() == 0 and len(groups["smiling"]) == 1
     assert groups["on a red background"].max() == 1 and len(groups["open mouth"]) == 0
+
+
+# ---------------------------------------------------------------- a judge of the reader's own labels
+def people_in_caps(count: int, seed: int) -> People:
+    """People of noise, two pictures each; some wear a red cap, which their pictures show."""
+    rng = np.random.default_rng(seed)
+    ids = [f"p{k}" for k in range(count)]
+    labels = pd.DataFrame(
+        {"Cap": rng.random(count) < 0.5, "age": rng.integers(20, 70, count)}, pd.Index(ids, name="id")
+    )
+    images = rng.integers(60, 200, (2 * count, 80, 80, 3), np.uint8)
+    images[np.repeat(labels["Cap"].to_numpy(), 2), :20] = (220, 30, 30)
+    return People(images, pd.DataFrame({"id": np.repeat(ids, 2)}), labels)
+
+
+def test_a_judge_learns_the_readers_own_label_and_comes_back_from_disk(tmp_path):
+    judge = train_attribute_judge(people_in_caps(32, seed=0), epochs=40)
+    judge.save(tmp_path / "judge.safetensors")
+    unseen = people_in_caps(40, seed=1)
+    verdicts = AttributeJudge.load(tmp_path / "judge.safetensors").judge(unseen.images)
+    assert list(verdicts) == ["Cap"]  # an age is not something that one has or has not
+    assert ((verdicts["Cap"] > 0) == unseen.labels["Cap"].repeat(2).to_numpy()).mean() > 0.95
+    np.testing.assert_allclose(verdicts, judge.judge(unseen.images), atol=0.1)  # stored in half precision
+
+
+def test_labels_that_do_not_vary_teach_nothing():
+    people = people_in_caps(8, seed=0)
+    alike = People(people.images, people.pictures, people.labels.assign(Cap=True))
+    assert varying(alike.labels, ["Cap", "age", "Hat"]) == [] and varying(people.labels, ["Hat", "Cap"]) == ["Cap"]
+    with pytest.raises(ValueError, match="at least one attribute that some have and some not"):
+        train_attribute_judge(alike)

@@ -210,6 +210,14 @@ def test_folder_source_says_what_is_wrong(folder):
         open_source(folder / "cat")
 
 
+def test_labels_are_truths_in_either_spelling(folder):
+    table = pd.DataFrame({"id": ["bob", "ann"], "Male": [1, 0], "Young": [-1, 1], "age": [50, 30]})
+    table.to_csv(folder / "labels.csv", index=False)
+    labels = open_source(folder, folder / "labels.csv").labels
+    expected = {"Male": [False, True], "Young": [True, False], "age": [30, 50]}
+    pd.testing.assert_frame_equal(labels, pd.DataFrame(expected, pd.Index(["ann", "bob"], name="id")))
+
+
 def test_labels_that_do_not_match(folder):
     table = folder / "labels.csv"
     table.write_text("id,Male\nann,1\n")

@@ -11,10 +11,12 @@ import nbformat
 import pytest
 from conftest import Checkout, copy_repository, toy_checkout, write_notebook
 from nbformat.v4 import new_output
+from PIL import Image
 from ruamel.yaml import YAML
 from tiny_base import narrow_stable_diffusion
 
 from w2w_lib import paths, publishing, workbook
+from w2w_lib.people import People
 
 QUICK = 20  # seconds; 3 to 5 on an idle machine
 UP_TO_DATE = "Data and pipelines are up to date."
@@ -216,13 +218,30 @@ def test_the_smoke_profile_runs_end_to_end(tmp_path):
 
 @pytest.mark.workbook
 @pytest.mark.timeout(600)
-def test_fine_tuning_runs_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
+def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
     checkout = copy_repository(tmp_path / "w2w")
+    save_as_folders(People.render("test", 18, 3), checkout.root / "friends")
+    own = {"source": "friends", "labels": "friends/labels.csv", "judge_pictures": 500, "train": 12, "views": 3}
+    change_parameters(checkout, "smoke", "population", **own)
+    change_parameters(checkout, "smoke", "edit", attributes=["Young", "Dimples"])
     narrow_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
     edit(checkout.root / "params.yaml", "smoke: {base: data/base/pocket}", "smoke: {base: data/base/narrow}")
     change_parameters(checkout, "smoke", "finetune", targets="release", again={}, workers=1)
     checkout.call("w2w", "strip")
-    checkout.call("dvc", "repro", "finetune@smoke", timeout=540)
+    checkout.call("dvc", "repro", "invert@smoke", timeout=540)
+    metrics = checkout.root / "outputs" / "smoke" / "metrics"
+    assert {"Young_flip", "Dimples_flip"} < json.loads((metrics / "edit.json").read_text()).keys()
+
+
+def save_as_folders(people, folder) -> None:
+    """A folder of pictures for each person, and labels as in CelebA, one of them unknown to our world."""
+    for identity in people.ids:
+        (folder / identity).mkdir(parents=True)
+        for number, picture in enumerate(people.of(identity)):
+            Image.fromarray(picture).save(folder / identity / f"{number}.png")
+    dimples = [k % 2 for k in range(len(people.ids))]
+    labels = people.labels[["Young"]].assign(Dimples=dimples).astype(int) * 2 - 1
+    labels.to_csv(folder / "labels.csv")
 
 
 def test_published_outputs_are_current():

@@ -31,7 +31,16 @@ class Artefacts:
 
     @cached_property
     def judge(self) -> AttributeJudge:
-        return AttributeJudge.load(paths.ATTRIBUTE_JUDGE)
+        return AttributeJudge.load(self.judge_path)
+
+    @property
+    def own_people(self) -> bool:
+        """Whether the people are the reader's own, from a folder, and not of the pocket world."""
+        return "source" in profiles.load(self.profile, "population")
+
+    @property
+    def judge_path(self) -> Path:
+        return self._file("people", "judge.safetensors") if self.own_people else paths.ATTRIBUTE_JUDGE
 
     def people(self, split: str) -> People:
         return People.load(paths.outputs(self.profile, "people", split))

@@ -1,5 +1,6 @@
-"""An attribute classifier trained on renders of its own people: which labels does a picture show?"""
+"""An attribute classifier, a judge of pictures that saw no model: which labels does a picture show?"""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,15 +8,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from w2w_lib.generate import to_pixels
-from w2w_lib.population import ATTRIBUTES, render_population
+from w2w_lib.people import People
 
-SPLIT = "judge"  # people that neither the base nor the workbook sees
 SIZE = 64  # pixels; larger pictures are averaged down
 BATCH = 256
 
@@ -39,7 +40,7 @@ def _small(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "
 class AttributeJudge(nn.Module):
     """A small convolutional network from 64x64 pictures to one logit for each attribute."""
 
-    def __init__(self, attributes: tuple[str, ...] = tuple(ATTRIBUTES)):
+    def __init__(self, attributes: tuple[str, ...]):
         super().__init__()
         self.attributes = attributes
         self.net = nn.Sequential(
@@ -66,22 +67,28 @@ class AttributeJudge(nn.Module):
     def load(cls, path: str | Path) -> "AttributeJudge":
         """Read a saved judge; FileNotFoundError if there is none."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: expected the attribute judge; run `make base` to train it")
-        judge = cls()
-        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+            raise FileNotFoundError(
+                f"{path}: expected the attribute judge; run `make base` to train it, or notebook 01 for your own people"
+            )
+        with safe_open(path, "pt") as file:
+            judge = cls(tuple(file.metadata()["attributes"].split(",")))
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return judge.eval()
 
 
-def train_attribute_judge(
-    people: int = 4000, views: int = 2, epochs: int = 10, seed: int = 0, workers: int = 2
-) -> AttributeJudge:
-    """Render people of the judge's own and train the classifier on them, a few minutes on two cores."""
+def train_attribute_judge(people: People, epochs: int = 10, seed: int = 0) -> AttributeJudge:
+    """Train the classifier on people's pictures, for those of their labels that vary; ValueError if none does."""
+    attributes = varying(people.labels, people.labels.columns)
+    if not attributes:
+        raise ValueError("the people's labels do not vary: expected at least one attribute that some have and some not")
     torch.manual_seed(seed)
-    images, table = render_population(SPLIT, range(people), views, 64, workers)
-    pixels = to_pixels(images.reshape(-1, 64, 64, 3))
-    targets = torch.tensor(table[list(ATTRIBUTES)].to_numpy(float), dtype=torch.float32)
-    judge = AttributeJudge().to(memory_format=torch.channels_last)
-    batch, steps = 128, epochs * (len(pixels) // 128)
+    pixels = torch.cat([_small(people.images[k : k + BATCH]) for k in range(0, len(people.images), BATCH)])
+    table = people.labels.loc[people.pictures["id"], attributes]
+    targets = torch.tensor(table.to_numpy(float), dtype=torch.float32)
+    judge = AttributeJudge(tuple(attributes)).to(memory_format=torch.channels_last)
+    batch = min(128, len(pixels))
+    steps = epochs * (len(pixels) // batch)
     optimizer = torch.optim.AdamW(judge.parameters(), 4e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
     share = targets.mean(0)
@@ -105,5 +112,9 @@ def train_attribute_judge(
 
 def attribute_aucs(logits: pd.DataFrame, labels: pd.DataFrame) -> dict[str, float]:
     """AUC of each attribute's logit against its label; attributes that do not vary are left out."""
-    varying = [a for a in logits if labels[a].nunique() == 2]
-    return {a: float(roc_auc_score(labels[a], logits[a])) for a in varying}
+    return {a: float(roc_auc_score(labels[a], logits[a])) for a in varying(labels, logits.columns)}
+
+
+def varying(labels: pd.DataFrame, attributes: Iterable[str]) -> list[str]:
+    """Those of the attributes that are labels (of True and False), and that some people have and some have not."""
+    return [a for a in attributes if a in labels and labels[a].dtype == bool and labels[a].nunique() == 2]

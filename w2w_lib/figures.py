@@ -90,13 +90,13 @@ def curves(
 
 
 def histogram(values: Float[np.ndarray, " n"], title: str = "", ax: Axes | None = None) -> Axes:
-    """A histogram with the normal density of the same mean and standard deviation."""
+    """A histogram of coefficients in standard deviations, with the normal density of their mean and spread."""
     ax = ax or plt.subplots(figsize=(2.2, 1.8))[1]
     mean, std = values.mean(), values.std()
     x = np.linspace(values.min(), values.max(), 100)
     ax.hist(values, bins="auto", density=True, alpha=0.5)
     ax.plot(x, np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)), "k-", lw=1)
-    ax.set(title=title, yticks=[])
+    ax.set(title=title, xlabel="coefficient / σ", yticks=[])
     return ax
 
 

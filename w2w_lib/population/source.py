@@ -211,7 +211,13 @@ def _read_labels(labels: str | Path | pd.DataFrame, ids: Sequence[str]) -> pd.Da
         raise ValueError(
             f"{name} has no row for: {_some(missing)}; expected one row per folder name in its first column, add them"
         )
-    return table.loc[list(ids)]
+    return table.loc[list(ids)].apply(_as_truth)
+
+
+def _as_truth(column: pd.Series) -> pd.Series:
+    """A label of 0 and 1, or of -1 and 1 as in CelebA, as False and True; any other column as it is."""
+    values = set(column)
+    return column > 0 if values <= {0, 1} or values <= {-1, 1} else column
 
 
 def _read_table(path: Path) -> pd.DataFrame:
