@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ruamel.yaml import YAML
 
@@ -106,3 +107,14 @@ def write_notebook(path: Path, *code: str) -> None:
     cells = [new_markdown_cell("# Toy"), parameters, new_code_cell("from w2w_lib import paths")]
     path.parent.mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, code)]), path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

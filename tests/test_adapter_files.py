@@ -1,13 +1,21 @@
 """Adapter files, by the libraries that are to open them."""
 
+import copy
+import json
+import os
+from dataclasses import replace
+
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from tiny_base import tiny_pipeline
 
 from w2w_lib.adapter_files import FORMATS, load_adapter, save_adapter
-from w2w_lib.base_model import fingerprint
+from w2w_lib.bank import wearing
+from w2w_lib.base_model import encode_prompts, fingerprint
 from w2w_lib.generate import Sampling, generate
 from w2w_lib.layout import AdapterLayout
 
@@ -61,6 +69,77 @@ def test_another_alpha_is_the_same_adapter(pipeline, layout, theta, tmp_path):
     factors = layout.unflatten(theta[None])
     halved = layout.flatten({k: v / 2 if ".lora_B." in k else v for k, v in factors.items()})[0]
     torch.testing.assert_close(load_adapter(double, tmp_path / "peft"), halved)
+
+
+@pytest.mark.parametrize(
+    "kind", ["diffusers", "diffusers, old names", "diffusers, with metadata", "peft", "peft, rslora"]
+)
+def test_files_that_the_libraries_wrote_are_read(pipeline, layout, theta, tmp_path, kind):
+    """Truth: what the library's own adapter adds to the UNet's output."""
+    unet = copy.deepcopy(pipeline.unet)
+    config = LoraConfig(
+        r=layout.rank,
+        lora_alpha=layout.rank if kind in ("diffusers", "diffusers, old names") else layout.alpha,
+        target_modules=list(layout.targets),
+        use_rslora="rslora" in kind,
+    )
+    if "peft" in kind:
+        theirs = get_peft_model(unet, config)
+        own = {name.replace(".default", ""): p for name, p in theirs.named_parameters() if p.requires_grad}
+    else:
+        unet.add_adapter(config)
+        theirs = unet
+        own = {f"base_model.model.{n}".replace(".default", ""): p for n, p in unet.named_parameters() if "lora_" in n}
+    for key, value in layout.unflatten(theta[None]).items():
+        own[key].data = value[0].clone()
+    if "peft" in kind:
+        theirs.save_pretrained(tmp_path)
+        files = [tmp_path, tmp_path / "adapter_model.safetensors"]
+    else:
+        state = get_peft_model_state_dict(unet)
+        state = state if kind == "diffusers" else convert_state_dict_to_diffusers(state)
+        told = {"unet_lora_adapter_metadata": config.to_dict()} if "metadata" in kind else {}
+        StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=state, **told)
+        files = [tmp_path / "pytorch_lora_weights.safetensors"]
+    x, t, text = torch.randn(1, 4, 8, 8), torch.tensor([500]), encode_prompts(pipeline, [PROMPT])
+    for file in files:
+        with wearing(pipeline.unet, layout, load_adapter(layout, file)[None]):
+            ours = pipeline.unet(x, t, text).sample
+        torch.testing.assert_close(ours, theirs(x, t, text).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_configurations_that_theta_cannot_hold_or_that_say_too_little(layout, theta, tmp_path):
+    save_adapter(layout, theta, tmp_path, "peft")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    cases = {
+        "alpha_pattern; expected one rank": {"alpha_pattern": {"to_k": 2}},
+        "use_dora; expected one rank": {"use_dora": True},
+        "has no lora_alpha": {"lora_alpha": None},
+        "has no r;": {"r": 0},
+    }
+    for said, change in cases.items():
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=said):
+            load_adapter(layout, tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": None}))
+    torch.testing.assert_close(load_adapter(layout, tmp_path, alpha=layout.alpha), theta)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"adapter_config.json: not a PEFT configuration"):
+        load_adapter(layout, tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(ValueError, match="expected PEFT's configuration beside the file"):
+        load_adapter(layout, tmp_path)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_full_disk_leaves_the_adapter_that_was_there(layout, theta, small_disk, kind):
+    path = small_disk / "adapter"
+    save_adapter(layout, theta, path, kind)
+    (small_disk / "somebody's film").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096 - 4096))
+    with pytest.raises(OSError, match=r"cannot write the adapter .*No space left.*make room"):
+        save_adapter(replace(layout, alpha=9 * layout.alpha), 2 * theta, path, kind)
+    torch.testing.assert_close(load_adapter(layout, path), theta, rtol=1e-6, atol=0)
+    assert not list(small_disk.rglob("*.partial"))
 
 
 def test_bad_files_are_named(pipeline, layout, theta, tmp_path):

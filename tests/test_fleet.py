@@ -1,11 +1,14 @@
 """The fleet against PEFT: the same adapters, alone, in company and one at a time."""
 
 import copy
+import json
 import os
 import subprocess
+import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -18,6 +21,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_base import tiny_pipeline
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -227,17 +232,6 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prio
         fleet.train_all(images, dataset, fleet_size=1, workers=2)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 256 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not allowed here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_a_real_disk_runs_full(pipeline, layout, small_disk):
     dataset = WeightsDataset.create(small_disk, layout, {})
     dataset.append(["first"], random_theta(layout, 1), torch.zeros(1))
@@ -271,6 +265,23 @@ def test_a_start_of_contrast_hears_the_instance_prompt_alone(pipeline, prior):
     down = torch.stack([start[f.key][0, 0] for f in layout.factors if f.is_down])
     assert (down @ common).abs().max() < 1e-4 < (down @ instance).min()
     torch.testing.assert_close(down.norm(dim=1), torch.ones(len(down)))
+
+
+def test_layouts_that_cannot_be(pipeline):
+    for targets, rank, alpha, said in (
+        ((), 1, 1.0, "no target modules"),
+        ("paper", 1.5, 1.0, "rank 1.5: expected a whole number"),
+        ("paper", 1, 0.0, "alpha 0.0: expected a finite number other than 0"),
+        (("o_k",), 1, 1.0, "target module 'o_k': the base has none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            AdapterLayout.of(pipeline.unet, "x", targets, rank, alpha)
+    twice = AdapterLayout.of(pipeline.unet, "x", ("attn2.to_k", "to_k"))
+    assert len({f.key for f in twice.factors}) == len(twice.factors)
+    wider = AdapterLayout.of(tiny_pipeline(channels=(16, 64)).unet, "x")
+    with pytest.raises(ValueError, match=r"adapter of another base: .* needs a width of 64, this UNet has .* 32"):
+        with wearing(pipeline.unet, wider):
+            pass
 
 
 def test_unknown_targets_and_rank(pipeline):
@@ -369,9 +380,94 @@ def test_a_compiled_fleet_fills_groups_up_to_a_size_it_has_had(pipeline, layout,
         assert group_sizes(fleets[name], layout, people, folder, monkeypatch) == sizes
     # Where the nobody does not fit, the person does.
     sizes = group_sizes(
-        fleets["compiled"], layout, 3, tmp_path / "full", monkeypatch, lambda group: "nobody 0" not in group
+        fleets["compiled"], layout, 3, tmp_path / "full", monkeypatch, lambda group: "\0nobody 0" not in group
     )
     assert sizes == [2, 2, 1]
+
+
+def test_what_did_not_fit_is_let_go_before_the_next_attempt(pipeline, layout, prior, tmp_path, monkeypatch):
+    held = []
+
+    def train(group, bank):
+        assert not any(tensor() is not None for tensor in held)
+        activations = torch.zeros(1000)
+        held.append(weakref.ref(activations))
+        if len(group) > 1:
+            raise RuntimeError("could not create a primitive")
+        return torch.zeros(1, layout.dimension), torch.zeros(1)
+
+    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    monkeypatch.setattr(fleet, "train", train)
+    fleet.train_all({f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(4)}, dataset, fleet_size=4)
+    assert len(held) == 6 and len(dataset.read_ids()) == 4
+
+
+def test_somebody_who_diverges_stops_nobody_else_and_is_named(pipeline, layout, images, prior, tmp_path):
+    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    sick = images | {"person-0": images["person-0"] * torch.nan}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="weights of person-0 became NaN or infinite; all others are finished"):
+            fleet.train_all(sick, dataset, fleet_size=2)
+        assert sorted(dataset.read_ids()) == ["person-1", "person-2"]
+    fleet.train_all(images, dataset)
+    assert sorted(dataset.read_ids()) == list(images)
+
+
+def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, layout, images, prior, tmp_path):
+    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    seen = {identity: f"pictures of {identity}" for identity in images}
+    fleet.train_all(images, dataset, pictures=seen)
+    assert dataset.pictures() == seen
+    fleet.train_all(images, dataset, pictures=seen)
+    with pytest.raises(ValueError, match="1 finished people, among them person-1, learned other pictures"):
+        fleet.train_all(images, dataset, pictures=seen | {"person-1": "others"})
+
+
+def test_timesteps_stay_below_the_last(monkeypatch):
+    almost_one = torch.tensor(1 - 2**-24)
+    monkeypatch.setattr(torch, "rand", lambda count, generator: almost_one.expand(count))
+    for count in (1, 2, 3, 4, 8):
+        timesteps = draw(torch.Generator(), torch.zeros(1, 4, 8, 8), count, (0, 1000))[2]
+        assert timesteps.max() == 999
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": 0}, "steps is 0, expected at least 1"),
+        ({"instance_batch": 0}, "instance_batch is 0"),
+        ({"prior_batch": 0}, "prior_batch is 0"),
+        ({"timesteps": (500, 500)}, "expected a first one and a later end"),
+    ],
+)
+def test_recipes_that_cannot_be_followed(change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(RECIPE, **change)
+    replace(RECIPE, prior_weight=0.0, prior_batch=0)
+
+
+WITHOUT_GUARD = """
+import torch
+from tiny_base import tiny_pipeline
+from w2w_lib.fleet import Fleet, FleetRecipe
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.weights_dataset import WeightsDataset
+
+pipeline = tiny_pipeline()
+layout = AdapterLayout.of(pipeline.unet, "x")
+fleet = Fleet(pipeline, layout, FleetRecipe(steps=1), torch.zeros(1, 4, 8, 8))
+fleet.ballast = torch.zeros(10**6)  # more than a pipe holds
+people = {name: torch.zeros(1, 4, 8, 8) for name in "abcd"}
+fleet.train_all(people, WeightsDataset.create("weights", layout, {}), fleet_size=1, workers=2)
+"""
+
+
+def test_workers_that_cannot_start_are_an_error_and_not_a_hang(tmp_path):
+    (tmp_path / "script.py").write_text(WITHOUT_GUARD)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    run = partial(subprocess.run, capture_output=True, text=True, timeout=120)
+    said = run([sys.executable, "script.py"], cwd=tmp_path, env=environment).stderr
+    assert "MemoryError" in said and "a script that uses workers needs `if __name__ == '__main__':`" in said
 
 
 def test_a_late_failure_does_not_enlarge_the_fleet_again(pipeline, layout, prior, tmp_path, monkeypatch):
@@ -405,6 +501,48 @@ def test_memory_grows_with_the_batch(pipeline, layout, images, prior):
         for n in (1, 4)
     )
     assert 3 < four / one < 5
+
+
+def test_what_a_row_says_cannot_be_swapped_doubled_or_nan(pipeline, layout, tmp_path):
+    dataset = WeightsDataset.create(tmp_path, layout, {"seed": 3})
+    theta, losses = random_theta(layout, 2), torch.tensor([0.5, 0.6])
+    for ids, bad, said in (
+        (["a", "a"], losses, "identities a are in .* already"),
+        (["a", "b"], losses[:1], r"losses of shape \(1,\): expected .* and \(2,\)"),
+        (["a", "b"], losses * torch.nan, "losses of a, b hold NaN"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            dataset.append(ids, theta, bad)
+    dataset.append(["of/two", "b"], theta, losses, {"b": "of b"})
+    dataset.verify()
+    assert dataset.pictures() == {"of/two": None, "b": "of b"} and dataset.losses()["b"] == losses[1]
+    torch.testing.assert_close(dataset.theta(["b", "of/two"]), theta.flip(0), rtol=0, atol=0)
+    (shard,) = tmp_path.glob("shard-*")
+    with safe_open(shard, "pt") as file:
+        rows, tensors = json.loads(file.metadata()["rows"]), {name: file.get_tensor(name) for name in ("theta", "loss")}
+    assert {row["seed"] for row in rows} == {3}
+    rows[0]["id"], rows[1]["id"] = rows[1]["id"], rows[0]["id"]
+    save_file(tensors, shard, {"rows": json.dumps(rows)})
+    with pytest.raises(ValueError, match=r"row 0 \(b\) differs from its checksum"):
+        dataset.verify()
+    (tmp_path / "header.json").write_text("{")
+    with pytest.raises(ValueError, match=r"header.json: not the header of a weights dataset"):
+        WeightsDataset.open(tmp_path)
+
+
+def test_many_may_begin_and_fill_one_dataset_at_once(layout, tmp_path):
+    def fill(k: int) -> None:
+        for i in range(20):
+            folder = tmp_path / str(i)
+            with suppress(ValueError):  # somebody else was quicker
+                WeightsDataset.create(folder, layout, {}).append(["a"], random_theta(layout, 1, k), torch.zeros(1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(4)))
+    for i in range(20):
+        dataset = WeightsDataset.open(tmp_path / str(i))
+        dataset.verify()
+        assert dataset.read_ids() == ["a"]
 
 
 def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):

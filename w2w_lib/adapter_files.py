@@ -1,10 +1,13 @@
 """Adapter files that open elsewhere: PEFT folders, diffusers' LoRA files, and kohya's names (A1111, ComfyUI).
 
 They differ in the names of their tensors and in where alpha is: PEFT keeps it in a configuration beside the file, kohya
-as one number for each module, and a diffusers file has it multiplied into B. Any of them is read back into theta.
+as one number for each module, diffusers in the file's metadata, or multiplied into B. All of them are read into theta,
+ours and those that these libraries write.
 """
 
 import json
+import os
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -20,13 +23,15 @@ from w2w_lib.layout import PEFT_PREFIX, AdapterLayout
 FORMATS = ("peft", "diffusers", "kohya")
 PEFT_CONFIG, PEFT_FILE = "adapter_config.json", "adapter_model.safetensors"
 BASE = "w2w_base"  # in our files' metadata: the fingerprint of the base that the adapter was made on
+DIFFUSERS_CONFIG = "lora_adapter_metadata"  # in diffusers' metadata: PEFT's configuration
 
 
 def save_adapter(layout: AdapterLayout, theta: Float[Tensor, " d"], path: str | Path, kind: str = "diffusers") -> None:
     """Write one model as a PEFT folder, a diffusers LoRA file or a kohya LoRA file, at ``path``.
 
     They open with ``PeftModel.from_pretrained(unet, path)``, ``pipeline.load_lora_weights(path)``, and in A1111 and
-    ComfyUI. ValueError for another kind, a theta of another layout, NaN or inf.
+    ComfyUI. ValueError for another kind, a theta of another layout, NaN or inf; OSError where the disk is full, and
+    then what was there before is as it was.
     """
     if kind not in FORMATS:
         raise ValueError(f"adapter format {kind!r}: expected one of {', '.join(FORMATS)}")
@@ -37,8 +42,7 @@ def save_adapter(layout: AdapterLayout, theta: Float[Tensor, " d"], path: str | 
     if kind == "peft":
         path.mkdir(parents=True, exist_ok=True)
         config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets), bias="none")
-        config.save_pretrained(str(path))
-        save_file(factors, path / PEFT_FILE, {BASE: layout.base})
+        _write(factors, path / PEFT_FILE, layout.base, {"peft_type": "LORA"} | _plain(config.to_dict()))
         return
     of_unet = {f"unet.{key.removeprefix(PEFT_PREFIX)}": value for key, value in factors.items()}
     if kind == "kohya":
@@ -47,14 +51,37 @@ def save_adapter(layout: AdapterLayout, theta: Float[Tensor, " d"], path: str | 
     else:
         tensors = {key: value * layout.scale if ".lora_B." in key else value for key, value in of_unet.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, {BASE: layout.base})
+    _write(tensors, path, layout.base)
+
+
+def _plain(config: dict) -> dict:
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+
+
+def _write(tensors: dict[str, Tensor], file: Path, base: str, config: dict | None = None) -> None:
+    """The file, and a configuration beside it: both new, or both as they were; in between there is none."""
+    partial, beside = file.with_name(f".{file.name}.partial"), file.with_name(PEFT_CONFIG)
+    partial_config = beside.with_name(f".{PEFT_CONFIG}.partial")
+    try:
+        save_file(tensors, partial, {BASE: base})
+        if config is not None:
+            partial_config.write_text(json.dumps(config, indent=2))
+            beside.unlink(missing_ok=True)
+        os.replace(partial, file)
+        if config is not None:
+            os.replace(partial_config, beside)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        partial_config.unlink(missing_ok=True)
+        raise OSError(f"{file}: cannot write the adapter ({error}); make room and save it again") from None
 
 
 def load_adapter(layout: AdapterLayout, path: str | Path, alpha: float | None = None) -> Float[Tensor, " d"]:
     """Theta of an adapter in any of the three formats, whatever alpha it was made with.
 
-    ``alpha`` stands in for one that a kohya file lacks. FileNotFoundError where there is nothing; ValueError for a
-    broken file, other modules or another rank than the layout's, another base, a missing alpha, NaN or inf.
+    ``alpha`` stands in for one that a kohya file or a PEFT configuration lacks. FileNotFoundError where there is
+    nothing; ValueError for a broken file, other modules or another rank than the layout's, another base, a missing
+    alpha, a kind of LoRA that theta cannot hold, NaN or inf.
     """
     path = Path(path)
     file = path / PEFT_FILE if path.is_dir() else path
@@ -63,14 +90,16 @@ def load_adapter(layout: AdapterLayout, path: str | Path, alpha: float | None = 
     tensors, metadata = _read(file)
     if metadata.get(BASE, layout.base) != layout.base:
         raise ValueError(f"{file}: an adapter of base {metadata[BASE]}, expected one of {layout.base}")
-    if path.is_dir():
-        config = json.loads((path / PEFT_CONFIG).read_text())
-        factors, scales = tensors, dict.fromkeys(tensors, config["lora_alpha"] / config["r"])
-    elif any(key.startswith("lora_unet_") for key in tensors):
+    if any(key.startswith("lora_unet_") for key in tensors):
         factors, scales = _from_kohya(layout, tensors, alpha, file)
     else:
-        factors = {PEFT_PREFIX + key.removeprefix("unet."): value for key, value in tensors.items()}
-        scales = dict.fromkeys(factors, 1.0)
+        factors = {_peft_key(key): value for key, value in tensors.items()}
+        is_peft = file.name == PEFT_FILE or any(key.startswith(PEFT_PREFIX) for key in tensors)
+        if is_peft or DIFFUSERS_CONFIG in metadata:
+            scale = _scale(_read_config(file, metadata), alpha, file)
+        else:
+            scale = 1.0  # as diffusers takes it
+        scales = dict.fromkeys(factors, scale)
     ours = {k: v.float() * (scales[k] / layout.scale) if ".lora_B." in k else v.float() for k, v in factors.items()}
     try:
         theta = layout.flatten(ours)
@@ -87,6 +116,40 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{file}: not a whole safetensors file ({error})") from None
+
+
+def _peft_key(key: str) -> str:
+    """PEFT's name of a tensor, from PEFT's or one of diffusers' two."""
+    bare = key.removeprefix(PEFT_PREFIX).removeprefix("unet.")
+    return PEFT_PREFIX + bare.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")
+
+
+def _read_config(file: Path, metadata: dict[str, str]) -> dict:
+    """PEFT's configuration: in diffusers' metadata, or in a file beside the weights; empty where there is none."""
+    beside = file.with_name(PEFT_CONFIG)
+    try:
+        if DIFFUSERS_CONFIG in metadata:
+            return {k.removeprefix("unet."): v for k, v in json.loads(metadata[DIFFUSERS_CONFIG]).items()}
+        return json.loads(beside.read_text()) if beside.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{beside}: not a PEFT configuration ({error})") from None
+
+
+def _scale(config: dict, alpha: float | None, file: Path) -> float:
+    """What PEFT multiplies BA with."""
+    unknown = [name for name in ("alpha_pattern", "rank_pattern", "use_dora") if config.get(name)]
+    if unknown:
+        raise ValueError(
+            f"{file}: its configuration has {', '.join(unknown)}; expected one rank and alpha for all modules"
+        )
+    alpha, rank = config.get("lora_alpha") or alpha, config.get("r")
+    if not alpha or not rank:
+        missing = "lora_alpha" if rank else "r"
+        raise ValueError(
+            f"{file}: {PEFT_CONFIG} has no {missing}; expected PEFT's configuration beside the file, with r and "
+            "lora_alpha (or give alpha=... if you know what it was made with)"
+        )
+    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _from_kohya(

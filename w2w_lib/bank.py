@@ -51,6 +51,15 @@ def wearing(
     if theta is not None:
         bank.put_on(theta, each)
     modules = dict(unet.named_modules())
+    for factor in layout.factors:
+        module = modules.get(factor.module)
+        width = getattr(module, "in_features" if factor.is_down else "out_features", None)
+        if width != factor.shape[factor.is_down]:
+            found = f"a width of {width}" if module is not None else "no such module"
+            raise ValueError(
+                f"adapter of another base: {factor.module} needs a width of {factor.shape[factor.is_down]}, "
+                f"this UNet has {found}"
+            )
 
     def hook_for(name: str):
         def add_delta(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """Fleet fine-tuning: DreamBooth for many people at once, each with a LoRA of its own, on one frozen base."""
 
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-import psutil
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
@@ -17,13 +16,11 @@ from tqdm import tqdm
 from w2w_lib.bank import AdapterBank, wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.layout import AdapterLayout
+from w2w_lib.memory import plan, smaller_fleet
 from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.start import shared_start
 from w2w_lib.weights_dataset import WeightsDataset
 from w2w_lib.workers import trainers
-
-MEMORY_SHARE = 0.7  # of the free memory that fleets may plan to fill
-WORKER_BYTES = 10**9  # of a worker's interpreter, libraries and copy of the base
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,14 @@ class FleetRecipe:
     start: str = "random"  # see w2w_lib.start
     seed: int = 0
 
+    def __post_init__(self):
+        least = {"steps": 1, "instance_batch": 1, "prior_batch": 1 if self.prior_weight else 0, "prior_weight": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"fine-tuning recipe: {name} is {getattr(self, name)}, expected at least {bound}")
+        if not 0 <= self.timesteps[0] < self.timesteps[1]:
+            raise ValueError(f"fine-tuning recipe: timesteps {self.timesteps}, expected a first one and a later end")
+
     def to_dict(self) -> dict:
         return asdict(self) | {"timesteps": list(self.timesteps)}
 
@@ -51,8 +56,9 @@ class Fleet:
     """Trains adapters on one frozen base; ``train`` takes as many identities as fit in memory.
 
     ``compiled`` lets ``torch.compile`` fuse what lies between the matrix products: half a minute at the start (a C++
-    compiler is needed on a CPU), and every step is faster. ``checkpointing`` keeps fewer activations and computes them
-    again in the backward pass: more adapters fit, each step takes about a third longer.
+    compiler is needed on a CPU), then faster steps, in notebook 02's setting by a quarter. ``checkpointing`` keeps
+    fewer activations and computes them again in the backward pass: more adapters fit, each step takes about a third
+    longer.
     """
 
     def __init__(
@@ -65,8 +71,7 @@ class Fleet:
         checkpointing: bool = False,
     ):
         self.unet, self.scheduler = pipeline.unet, pipeline.scheduler
-        (self.unet.enable_gradient_checkpointing if checkpointing else self.unet.disable_gradient_checkpointing)()
-        self.compiled, self.layout, self.recipe = compiled, layout, recipe
+        self.compiled, self.checkpointing, self.layout, self.recipe = compiled, checkpointing, layout, recipe
         self.prior_latents = prior_latents.float().cpu()
         self.device = pipeline.device
         self.instance_text = encode_prompts(pipeline, [INSTANCE_PROMPT])
@@ -94,8 +99,17 @@ class Fleet:
         ``on_step`` is told its number, the adapters as they are and their losses. With a ``bank`` that the UNet is
         already wearing, a compiled fleet need not compile again for every group.
         """
-        with nullcontext(bank) if bank else wearing(self.unet, self.layout) as bank:
+        with self._checkpoints(), nullcontext(bank) if bank else wearing(self.unet, self.layout) as bank:
             return self._train(bank, latents, on_step)
+
+    @contextmanager
+    def _checkpoints(self) -> Iterator[None]:
+        if self.checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            self.unet.disable_gradient_checkpointing()
 
     def _train(self, bank: AdapterBank, latents: dict[str, Tensor], on_step) -> tuple[Tensor, Tensor]:
         recipe, ids = self.recipe, list(latents)
@@ -151,7 +165,7 @@ class Fleet:
             return tensor
 
         weights = {p.untyped_storage().data_ptr() for p in self.unet.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with self._checkpoints(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             self._first_loss(latents)
         return sum(size for pointer, size in saved.items() if pointer not in weights)
 
@@ -169,23 +183,28 @@ class Fleet:
         dataset: WeightsDataset,
         fleet_size: int = 32,
         workers: int | None = 1,
+        pictures: Mapping[str, str] | None = None,
     ) -> None:
         """Fine-tune every identity that the dataset does not hold yet, at most ``fleet_size`` at a time.
 
         ``workers`` is the number of processes that do so side by side (see ``w2w_lib.workers``); None stands for one
         for each core of a CPU, and one for a GPU. Fewer identities at a time where that many would not fit in memory;
-        MemoryError where not even one does.
+        MemoryError where not even one does. ``pictures`` are fingerprints of what the latents were made of, by
+        identity: ValueError where a finished row learned others. People whose weights become NaN or infinite are left
+        out, and named by a ValueError when all others are finished.
         """
-        done = set(dataset.read_ids())
+        if fleet_size < 1:
+            raise ValueError(f"fleet_size {fleet_size}: expected at least 1")
+        if empty := [i for i, own in latents.items() if not len(own)]:
+            raise ValueError(f"{', '.join(empty[:5])}: no pictures to learn from; expected at least one of each")
+        done = set(self._finished(dataset, pictures or {}))
         todo = [i for i in latents if i not in done]
         workers = workers or (torch.get_num_threads() if self.device.type == "cpu" else 1)
-        room = MEMORY_SHARE * _free_memory(self.device)
-        workers = max(1, min(workers, -(-len(todo) // fleet_size), int(room / WORKER_BYTES / 2)))
+        workers = max(1, min(workers, -(-len(todo) // fleet_size)))
         if todo:
-            each = room / workers - (WORKER_BYTES if workers > 1 else 0)
-            fleet_size = max(1, min(fleet_size, int(each / self.memory_per_model(latents[todo[0]]))))
+            workers, fleet_size = plan(workers, fleet_size, self.memory_per_model(latents[todo[0]]), self.device)
         running: dict[Future, tuple[list[str], int]] = {}
-        sizes = set()  # of the groups so far
+        sizes, diverged = set(), []  # of the groups so far
         with (
             trainers(self, workers) as train,
             tqdm(total=len(latents), initial=len(done & set(latents)), desc="fine-tune", unit="person") as bar,
@@ -195,35 +214,36 @@ class Fleet:
                     ids, todo = todo[:fleet_size], todo[fleet_size:]
                     group = {i: latents[i] for i in ids}
                     if self.compiled and fleet_size in sizes:  # a step is compiled for one size: nobodies fill it up
-                        group |= {f"nobody {k}": latents[ids[0]] for k in range(fleet_size - len(ids))}
+                        group |= {f"\0nobody {k}": latents[ids[0]] for k in range(fleet_size - len(ids))}
                     sizes.add(len(group))
                     running[train(group)] = ids, len(group)
                 for finished in wait(running, return_when=FIRST_COMPLETED).done:
                     ids, size = running.pop(finished)
                     try:
                         theta, losses = (torch.as_tensor(x)[: len(ids)] for x in finished.result())
-                    except RuntimeError as error:
-                        fleet_size, todo = min(fleet_size, _smaller_fleet(size, error)), ids + todo
+                    except (RuntimeError, MemoryError) as error:
+                        fleet_size, todo = min(fleet_size, smaller_fleet(size, error)), ids + todo
                         bar.write(f"{size} adapters do not fit in memory: going on with {fleet_size} at a time")
                         continue
-                    dataset.append(ids, theta, losses)
-                    bar.set_postfix(loss=f"{losses.mean():.3f}")
+                    sound = (theta.isfinite().all(1) & losses.isfinite()).tolist()
+                    diverged += [i for i, fine in zip(ids, sound, strict=True) if not fine]
+                    if kept := [i for i, fine in zip(ids, sound, strict=True) if fine]:
+                        dataset.append(kept, theta[sound], losses[sound], pictures)
+                        bar.set_postfix(loss=f"{losses[sound].mean():.3f}")
                     bar.update(len(ids))
+        if diverged:
+            raise ValueError(
+                f"the weights of {', '.join(diverged)} became NaN or infinite; all others are finished and kept: "
+                "look at these people's pictures, or lower the learning rate, and run again"
+            )
 
-
-def _free_memory(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
-def _smaller_fleet(size: int, error: RuntimeError) -> int:
-    """Half as many, after an error for want of memory; any other error is raised again."""
-    if isinstance(error, BrokenExecutor):
-        raise MemoryError(
-            "a worker process was killed, most likely for want of memory: use fewer workers or a smaller fleet; "
-            "finished people are kept"
-        ) from error
-    if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-        raise error
-    if size == 1:
-        raise MemoryError("not even one adapter fits in memory: lower instance_batch, or use a smaller base") from error
-    return size // 2
+    @staticmethod
+    def _finished(dataset: WeightsDataset, pictures: Mapping[str, str]) -> list[str]:
+        learned = dataset.pictures()
+        others = [i for i, own in learned.items() if own is not None and pictures.get(i, own) != own]
+        if others:
+            raise ValueError(
+                f"{dataset.folder}: {len(others)} finished people, among them {', '.join(others[:3])}, learned other "
+                "pictures than these: move the folder away to train them again, or use the pictures they learned"
+            )
+        return list(learned)

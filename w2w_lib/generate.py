@@ -72,7 +72,8 @@ def _generate_batch(pipeline, prompts, seeds, layout, theta, early, strengths, s
         if late_bank is not None:
             late_bank.strength = strengths.to(theta.device)
         switch = _Switch(early_bank, late_bank, sampling.inject_below)
-        switch.at(pipeline.scheduler.config.num_train_timesteps)
+        pipeline.scheduler.set_timesteps(sampling.steps)
+        switch.at(int(pipeline.scheduler.timesteps[0]))
         latents = pipeline(
             prompt_embeds=encode_prompts(pipeline, list(prompts)),
             negative_prompt_embeds=encode_prompts(pipeline, [""] * len(prompts)),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from math import isfinite
 
 import torch
 from jaxtyping import Float
@@ -58,17 +59,23 @@ class AdapterLayout:
             if targets not in TARGETS:
                 raise ValueError(f"unknown target modules {targets!r}: expected one of {sorted(TARGETS)} or a tuple")
             targets = TARGETS[targets]
-        if rank < 1:
+        if rank != int(rank) or rank < 1:
             raise ValueError(f"rank {rank}: expected a whole number of at least 1")
-        factors = []
+        if not isfinite(alpha) or not alpha:
+            raise ValueError(f"alpha {alpha}: expected a finite number other than 0")
+        if not targets:
+            raise ValueError("no target modules: expected at least one")
+        adapted = {}
         for target in targets:
-            found = [(n, m) for n, m in unet.named_modules() if n.endswith(target) and isinstance(m, nn.Linear)]
+            found = {n: m for n, m in unet.named_modules() if f".{n}".endswith(f".{target}") and _is_linear(m)}
             if not found:
                 linears = sorted({".".join(n.split(".")[-2:]) for n, m in unet.named_modules() if _is_linear(m)})
                 raise ValueError(f"target module {target!r}: the base has none; it has {', '.join(linears)}")
-            for name, module in found:
-                factors.append(Factor(f"{PEFT_PREFIX}{name}.lora_A.weight", (rank, module.in_features)))
-                factors.append(Factor(f"{PEFT_PREFIX}{name}.lora_B.weight", (module.out_features, rank)))
+            adapted |= found
+        factors = []
+        for name, module in adapted.items():
+            factors.append(Factor(f"{PEFT_PREFIX}{name}.lora_A.weight", (rank, module.in_features)))
+            factors.append(Factor(f"{PEFT_PREFIX}{name}.lora_B.weight", (module.out_features, rank)))
         return cls(tuple(sorted(factors, key=lambda f: f.key)), rank, float(alpha), tuple(targets), base)
 
     @property

@@ -19,14 +19,15 @@ def draw(
     rng: torch.Generator,
     latents: Float[Tensor, "images channels height width"],
     count: int,
-    timesteps: tuple[int, int],
+    between: tuple[int, int],
 ) -> tuple[Float[Tensor, "count channels height width"], Tensor, Int[Tensor, " count"]]:
     """``count`` random images of one identity with noise and timesteps in [first, last)."""
     rows = torch.randint(len(latents), (count,), generator=rng)
     noise = torch.randn((count, *latents.shape[1:]), generator=rng)
-    first, last = timesteps
+    first, last = between
     strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
-    return latents[rows], noise, (first + strata * (last - first)).long()
+    timesteps = (first + strata * (last - first)).long()
+    return latents[rows], noise, timesteps.clamp(max=last - 1)  # the last stratum may round up to 1
 
 
 def denoising_loss(

@@ -1,5 +1,6 @@
 """A set of people on disk: their pictures, what each picture shows, and their labels."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,10 @@ class People:
     def of(self, identity: str) -> UInt8[np.ndarray, "pictures height width 3"]:
         """The pictures of one identity."""
         return self.images[(self.pictures["id"] == identity).to_numpy()]
+
+    def fingerprints(self) -> dict[str, str]:
+        """By identity, a hash of its pictures."""
+        return {i: hashlib.sha256(self.of(i).tobytes()).hexdigest()[:16] for i in self.ids}
 
     def latents(
         self, pipeline: StableDiffusionPipeline, batch_pixels: int = 2**20

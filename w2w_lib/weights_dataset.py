@@ -1,20 +1,26 @@
 """The dataset of model weights on disk: N x d, appended in any order, safe against interruption.
 
 A folder with ``header.json`` (layout, base fingerprint, recipe) and one safetensors shard for each finished group of
-identities. A shard appears whole (written aside, then renamed) or not at all, so an interrupted run loses no finished
-row, and shards are read lazily through memory maps.
+identities, in it a record for each row: identity, seed, fingerprint of its pictures, and a checksum over these, the
+loss and the weights. A shard appears whole (written aside, then renamed) or not at all, so an interrupted run loses no
+finished row; shards are read lazily through memory maps, also while others are added.
+
+Why not one Zarr array: its rows are chunks of a grid that has to be resized, so that several writers and a kill at any
+moment need a journal of their own; here the file system's rename is all there is to it. A shard also opens anywhere.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
-import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -51,9 +57,16 @@ class WeightsDataset:
                     )
             return found
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"layout": json.loads(layout.to_json()), "recipe": recipe}
-        _write_text(folder / "header.json", json.dumps(header, indent=1))
-        return cls(folder, layout, json.loads(json.dumps(recipe)))
+        dataset = cls(folder, layout, json.loads(json.dumps(recipe)))
+        with dataset._alone():
+            if not (folder / "header.json").exists():
+                header = {"layout": json.loads(layout.to_json()), "recipe": recipe}
+                partial = folder / "header.partial"
+                with _disk(folder, "the header"):
+                    partial.write_text(json.dumps(header, indent=1))
+                    os.replace(partial, folder / "header.json")
+                return dataset
+        return cls.create(folder, layout, recipe)  # somebody else was quicker
 
     @classmethod
     def open(cls, folder: str | Path) -> "WeightsDataset":
@@ -64,34 +77,48 @@ class WeightsDataset:
             raise FileNotFoundError(
                 f"{folder}: expected a weights dataset with a header.json; run the fine-tuning first"
             )
-        header = json.loads(path.read_text())
-        return cls(folder, AdapterLayout.from_json(json.dumps(header["layout"])), header["recipe"])
-
-    def append(self, ids: list[str], theta: Float[Tensor, "models d"], losses: Float[Tensor, " models"]) -> None:
-        """Add finished rows as one shard; ValueError for a wrong shape, NaN, or an identity that is already there."""
-        if theta.shape != (len(ids), self.layout.dimension):
-            expected = (len(ids), self.layout.dimension)
-            raise ValueError(f"rows of shape {tuple(theta.shape)}: expected {expected}")
-        if not torch.isfinite(theta).all():
-            bad = [i for i, row in zip(ids, theta, strict=True) if not torch.isfinite(row).all()]
-            raise ValueError(f"weights of {', '.join(bad)} hold NaN or infinite numbers: nothing was written")
-        twice = set(ids) & set(self.read_ids())
-        if twice:
-            raise ValueError(f"identities {', '.join(sorted(twice))} are in {self.folder} already")
-        theta = theta.detach().float().cpu().contiguous()
-        tensors = {"theta": theta, "loss": losses.detach().float().cpu().contiguous()}
-        checksum = hashlib.sha256(theta.numpy().tobytes()).hexdigest()
-        name = f"shard-{ids[0]}-{len(ids)}.safetensors"
-        partial = self.folder / f".{name}.partial"
         try:
-            save_file(tensors, partial, metadata={"ids": json.dumps(ids), "sha256": checksum})
-        except (SafetensorError, OSError) as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(
-                f"{self.folder}: cannot write the weights of {len(ids)} identities ({error}); rows written before are "
-                "safe: make room and run again"
-            ) from None
-        os.replace(partial, self.folder / name)
+            header = json.loads(path.read_text())
+            return cls(folder, AdapterLayout.from_json(json.dumps(header["layout"])), header["recipe"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the header of a weights dataset ({error!r}); move the folder away") from None
+
+    def append(
+        self,
+        ids: list[str],
+        theta: Float[Tensor, "models d"],
+        losses: Float[Tensor, " models"],
+        pictures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add finished rows as one shard, with the fingerprints of the pictures that they learned.
+
+        ValueError for a wrong shape, NaN or infinite numbers, or an identity that is there twice; OSError where the
+        disk is full. Nothing is written then.
+        """
+        expected = (len(ids), self.layout.dimension)
+        if theta.shape != expected or losses.shape != (len(ids),):
+            found = f"rows of shape {tuple(theta.shape)} and losses of shape {tuple(losses.shape)}"
+            raise ValueError(f"{found}: expected {expected} and {expected[:1]}")
+        theta, losses = (x.detach().float().cpu().contiguous() for x in (theta, losses))
+        bad = [i for i, row, loss in zip(ids, theta, losses, strict=True) if not torch.isfinite(row.sum() + loss)]
+        if bad:
+            raise ValueError(f"weights or losses of {', '.join(bad)} hold NaN or infinite numbers: nothing was written")
+        records = [{"id": i, "seed": self.recipe.get("seed"), "pictures": (pictures or {}).get(i)} for i in ids]
+        for record, row, loss in zip(records, theta, losses, strict=True):
+            record["sha256"] = _checksum(record, row, loss)
+        name = f"shard-{quote(ids[0], safe='')[:80]}-{len(ids)}.safetensors"
+        partial = self.folder / f".{name}.partial"
+        with self._alone():
+            twice = {i for i in ids if ids.count(i) > 1} | (set(ids) & set(self.read_ids()))
+            if twice:
+                raise ValueError(f"identities {', '.join(sorted(twice))} are in {self.folder} already")
+            with _disk(self.folder, f"the weights of {len(ids)} identities", partial):
+                save_file({"theta": theta, "loss": losses}, partial, metadata={"rows": json.dumps(records)})
+                os.replace(partial, self.folder / name)
+
+    def _alone(self) -> FileLock:
+        """While it is held, no other process adds rows."""
+        return FileLock(self.folder / ".lock")
 
     def _shards(self) -> Iterable[Path]:
         return sorted(self.folder.glob("shard-*.safetensors"))
@@ -102,13 +129,22 @@ class WeightsDataset:
         except SafetensorError as error:
             raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it and resume the run") from None
 
-    def read_ids(self) -> list[str]:
-        """Identities of all finished rows, in the order of ``theta``."""
-        ids = []
+    def _rows(self) -> Iterator[tuple[dict, Path, int]]:
+        """Record, shard and place in it of every finished row."""
         for path in self._shards():
             with self._open_shard(path) as shard:
-                ids += json.loads(shard.metadata()["ids"])
-        return ids
+                records = (shard.metadata() or {}).get("rows")
+            if records is None:
+                raise ValueError(f"{path}: a shard without records of its rows; move it away and run again")
+            yield from ((record, path, row) for row, record in enumerate(json.loads(records)))
+
+    def read_ids(self) -> list[str]:
+        """Identities of all finished rows, in the order of ``theta``."""
+        return [record["id"] for record, _, _ in self._rows()]
+
+    def pictures(self) -> dict[str, str | None]:
+        """By identity, the fingerprint of the pictures that its row was trained on."""
+        return {record["id"]: record["pictures"] for record, _, _ in self._rows()}
 
     @cached_property
     def ids(self) -> list[str]:
@@ -116,37 +152,56 @@ class WeightsDataset:
 
     def theta(self, ids: Iterable[str] | None = None) -> Float[Tensor, "models d"]:
         """Weight vectors of the given identities (default: all, in the order of ``read_ids``)."""
-        rows = {}
-        wanted = None if ids is None else list(ids)
-        for path in self._shards():
-            with self._open_shard(path) as shard:
-                stored = shard.get_slice("theta")
-                for row, identity in enumerate(json.loads(shard.metadata()["ids"])):
-                    if wanted is None or identity in wanted:
-                        rows[identity] = stored[row : row + 1]
-        missing = [i for i in wanted or [] if i not in rows]
+        places = {record["id"]: (path, row) for record, path, row in self._rows()}
+        wanted = list(places if ids is None else ids)
+        missing = [i for i in wanted if i not in places]
         if missing:
             raise ValueError(f"identities {', '.join(missing[:5])} are not in {self.folder}")
-        return torch.cat([rows[i] for i in (rows if wanted is None else wanted)])
+        in_shards, rows = {}, {}
+        for i in wanted:
+            path, row = places[i]
+            in_shards.setdefault(path, []).append((i, row))
+        for path, those in in_shards.items():
+            with self._open_shard(path) as shard:
+                stored = shard.get_slice("theta")
+                rows |= {i: stored[row : row + 1] for i, row in those}
+        return torch.cat([rows[i] for i in wanted])
 
     def losses(self) -> dict[str, float]:
         """Final training loss by identity."""
         losses = {}
         for path in self._shards():
             with self._open_shard(path) as shard:
-                losses |= dict(zip(json.loads(shard.metadata()["ids"]), shard.get_tensor("loss").tolist(), strict=True))
-        return losses
+                losses[path] = shard.get_tensor("loss").tolist()
+        return {record["id"]: losses[path][row] for record, path, row in self._rows()}
 
     def verify(self) -> None:
-        """Check every shard against its checksum; ValueError names the first that differs."""
-        for path in self._shards():
-            with self._open_shard(path) as shard:
-                found = hashlib.sha256(np.ascontiguousarray(shard.get_tensor("theta").numpy()).tobytes()).hexdigest()
-                if found != shard.metadata()["sha256"]:
-                    raise ValueError(f"{path}: checksum differs from its header; delete it and resume the run")
+        """Check every row and its record against the checksum; ValueError names the first that differs."""
+        tensors, opened = {}, None
+        for record, path, row in self._rows():
+            if path != opened:
+                with self._open_shard(path) as shard:
+                    tensors, opened = {name: shard.get_tensor(name) for name in ("theta", "loss")}, path
+            if record["sha256"] != _checksum(record, tensors["theta"][row], tensors["loss"][row]):
+                raise ValueError(
+                    f"{path}: row {row} ({record['id']}) differs from its checksum; delete it and resume the run"
+                )
 
 
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def _checksum(record: dict, row: Float[Tensor, " d"], loss: Float[Tensor, ""]) -> str:
+    """SHA-256 over everything that a row says."""
+    told = json.dumps([record[name] for name in ("id", "seed", "pictures")]).encode()
+    return hashlib.sha256(told + loss.numpy().tobytes() + row.numpy().tobytes()).hexdigest()
+
+
+@contextmanager
+def _disk(folder: Path, what: str, partial: Path | None = None) -> Iterator[None]:
+    """A full disk as one error that says what to do."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{folder}: cannot write {what} ({error}); rows written before are safe: make room and run again"
+        ) from None

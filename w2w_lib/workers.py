@@ -12,6 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,28 +39,31 @@ def trainers(fleet: "Fleet", workers: int) -> Iterator[Train]:
         with wearing(fleet.unet, fleet.layout) as bank:
             yield partial(_train_here, partial(fleet.train, bank=bank))
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _enlist, (pickle.dumps(fleet),))
-    try:
-        yield lambda latents: pool.submit(_train_there, {i: x.numpy() for i, x in latents.items()})
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with TemporaryDirectory() as folder:  # a fleet is more than the pipe of a process that cannot start would hold
+        pickled_fleet = Path(folder) / "fleet.pickle"
+        pickled_fleet.write_bytes(pickle.dumps(fleet))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _enlist, (pickled_fleet,))
+        try:
+            yield lambda latents: pool.submit(_train_there, {i: x.numpy() for i, x in latents.items()})
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _train_here(train: Callable, latents: dict[str, Tensor]) -> Future:
     promise = Future()
     try:
         promise.set_result(train(latents))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         promise.set_exception(error)
     return promise
 
 
-def _enlist(pickled_fleet: bytes) -> None:
+def _enlist(pickled_fleet: Path) -> None:
     """Make this new process a worker: the parent's fleet, with one thread."""
     global _train_in_this_worker
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    fleet = pickle.loads(pickled_fleet)
+    fleet = pickle.loads(pickled_fleet.read_bytes())
     bank = _worker.enter_context(wearing(fleet.unet, fleet.layout))
     _train_in_this_worker = partial(fleet.train, bank=bank)
 
