@@ -1,18 +1,21 @@
 """Fleet fine-tuning against PEFT's sequential loop, and many adapters in one batch against loading them one by one.
 
-    python benchmarks/fleet.py
+    python benchmarks/fleet.py                  # the pocket base, on a CPU or a GPU
+    python benchmarks/fleet.py --random-sd15    # the architecture of Stable Diffusion 1.5 at 512 pixels: for a GPU
 
 Every way trains the same people with the same objective (one instance and one class picture a step, in one batch, as
 in diffusers' DreamBooth example), the same draws and the same steps, each in a process of its own; "2 ×" is two such
-processes at the same time, each with one thread. A model-step is one optimiser step of one adapter. The loss is that of
-the finished adapters on noise that no way has seen.
+processes at the same time, each with one thread. A model-step is one optimiser step of one adapter; PEFT's time does
+not count what it takes to wrap the model for the next person. Every way is timed several times: the table has the
+median, and the spread between the fastest and the slowest. The loss is that of the finished adapters on noise that no
+way has seen. What does not fit into memory has an empty row.
 """
 
 import json
 import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
@@ -20,9 +23,11 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import torch
 import typer
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -30,17 +35,31 @@ from tqdm import tqdm
 from w2w_lib import profiles
 from w2w_lib.adapter_files import save_adapter
 from w2w_lib.bank import wearing
-from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_images, encode_prompts, fingerprint, open_base
+from w2w_lib.base_model import (
+    CLASS_PROMPT,
+    INSTANCE_PROMPT,
+    build_text_encoder,
+    build_tokenizer,
+    encode_images,
+    encode_prompts,
+    fingerprint,
+    open_base,
+)
 from w2w_lib.fleet import Fleet, FleetRecipe
 from w2w_lib.generate import Sampling, generate, to_pixels
 from w2w_lib.layout import AdapterLayout
+from w2w_lib.memory import smaller_fleet
 from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.people import People
+from w2w_lib.population import VOCABULARY
 
-GEMM_SIZE, GEMM_REPEATS = 2048, 20
+GEMM_SIZE, GEMM_REPEATS, GEMM_TIMES = 2048, 10, 5
+REPEATS = 3  # of every way's timing
 VIEWS = 8
+PEERS = ("PEFT, as its examples", "PEFT, cached")
 PAINTED = 16  # adapters that paint one picture each
-SHARES = ("of GEMM rate", "loss")  # what does not add up over processes
+SHARES = ("spread", "of GEMM rate", "loss")  # what does not add up over processes
+STEPS_OF_A_MODEL = 800  # of the paper's recipe, for "models an hour"
 COMPARED = 4  # people that every way trains and whose loss is compared
 
 
@@ -62,7 +81,7 @@ class Bench:
         self.setting, self.recipe, self.device = setting, setting.recipe, setting.device
         self.pipeline = open_base(setting.base, setting.dtype, setting.device)
         self.layout = AdapterLayout.of(self.pipeline.unet, fingerprint(self.pipeline), "paper")
-        self.people = setting.people
+        self.people, self.preparing = setting.people, 0.0
         sampling = Sampling(steps=4, guidance=1.0)
         self.class_pictures = generate(self.pipeline, [CLASS_PROMPT] * VIEWS, range(VIEWS), sampling=sampling)
 
@@ -87,6 +106,7 @@ class Bench:
 
     def _peft(self, identity: str, steps: int, cached: bool) -> torch.Tensor:
         recipe, layout, pipeline = self.recipe, self.layout, self.pipeline
+        began = time.perf_counter()
         config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
         model = get_peft_model(pipeline.unet, config, autocast_adapter_dtype=False)
         trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
@@ -96,6 +116,7 @@ class Bench:
         optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
         rng, own = stream(recipe.seed, identity), self.people.of(identity)
         weights = torch.tensor([1.0, recipe.prior_weight], device=self.device)
+        self.preparing += time.perf_counter() - began
         for _ in range(steps):
             if cached:
                 latents, prior, text = self.latents[identity], self.prior, self.text
@@ -110,7 +131,9 @@ class Bench:
             torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
             optimizer.step()
         theta = layout.flatten({n: p.detach().float() for n, p in trained.items()})
+        began = time.perf_counter()
         model.unload()
+        self.preparing += time.perf_counter() - began
         return theta
 
     def fleet(self, steps: int, size: int, compiled: bool) -> torch.Tensor:
@@ -166,16 +189,20 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
     _company.wait()
     gemm = _gemm(setting)
     bench.run(way, steps=1)  # caches, compilation
-    _company.wait()
-    began = time.perf_counter()
-    theta = bench.run(way, setting.recipe.steps)
-    seconds = time.perf_counter() - began
-    rate = len(theta) * setting.recipe.steps / seconds
+    rates = []
+    for _ in range(REPEATS):
+        _company.wait()
+        bench.preparing, began = 0.0, time.perf_counter()
+        theta = bench.run(way, setting.recipe.steps)  # ends with theta on the CPU, so a GPU is done
+        rates.append(len(theta) * setting.recipe.steps / (time.perf_counter() - began - bench.preparing))
+    rate = float(np.median(rates))
     on_gpu = setting.device == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "model-steps/s": rate,
+        "spread": (max(rates) - min(rates)) / rate,
         "samples/s": 2 * rate,
+        "models an hour": 3600 * rate / STEPS_OF_A_MODEL,
         "TFLOP/s": rate * flops / 1e12,
         "of GEMM rate": rate * flops / gemm,
         "peak GB": peak / 1e9,
@@ -184,14 +211,16 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
 
 
 def _gemm(setting: Setting) -> float:
+    """Operations per second of a large matrix product: the best of several measurements, as others may disturb one."""
     a = torch.randn(GEMM_SIZE, GEMM_SIZE, dtype=setting.dtype, device=setting.device)
-    for repeats in (3, GEMM_REPEATS):  # the first to warm up
+    seconds = []
+    for _ in range(GEMM_TIMES):
         began = time.perf_counter()
-        for _ in range(repeats):
+        for _ in range(GEMM_REPEATS):
             result = a @ a
         result.sum().item()
-        seconds = (time.perf_counter() - began) / repeats
-    return 2 * GEMM_SIZE**3 / seconds
+        seconds.append((time.perf_counter() - began) / GEMM_REPEATS)
+    return 2 * GEMM_SIZE**3 / min(seconds)
 
 
 def _paint(setting: Setting, way: str) -> dict[str, float]:
@@ -214,11 +243,44 @@ def _paint(setting: Setting, way: str) -> dict[str, float]:
 
 
 def _train_as(way: str, setting: Setting) -> pd.Series:
-    """One row of the table: how many processes, which precision and which way of training, by its name."""
+    """One row of the table: how many processes, which precision and which way of training, by its name.
+
+    Empty where it does not fit into memory.
+    """
     processes = int(way.split(" × ")[0]) if "×" in way else 1
     if "fp32" in way:
         setting = replace(setting, dtype=torch.float32)
-    return _in_processes(processes, _train, setting, way)
+    try:
+        return _in_processes(processes, _train, setting, way)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, BrokenExecutor):  # killed, as one is for want of memory
+            smaller_fleet(2, error)  # raises what is not for want of memory
+        return pd.Series(dtype=float)
+
+
+def _random_stable_diffusion(folder: str) -> str:
+    """The architecture of Stable Diffusion 1.5 with random weights: neither d nor the operations care."""
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+    tokenizer = build_tokenizer(VOCABULARY)
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=build_text_encoder(tokenizer, 768, 12, heads=12),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
 
 
 def _in_processes(count: int, function, *arguments) -> pd.Series:
@@ -242,28 +304,50 @@ def _join(company: Barrier, threads: int | None) -> None:
 
 def main(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base model; by default the pocket base.")] = "",
+    random_sd15: Annotated[bool, typer.Option(help="Stable Diffusion 1.5's architecture with random weights.")] = False,
     people: Annotated[int, typer.Option(help="Adapters that a fleet trains.")] = 64,
-    steps: Annotated[int, typer.Option(help="Steps of each adapter.")] = 5,
+    steps: Annotated[int, typer.Option(help="Steps of each adapter.")] = 10,
     out: Annotated[Path, typer.Option(help="Where the numbers go.")] = Path("benchmarks/fleet.json"),
 ) -> None:
-    """Measure and print both tables, and write them as JSON."""
+    """Measure and print both tables, and write them as JSON after every row."""
     recipe = FleetRecipe(steps=steps, learning_rate=0.0125, instance_batch=1, prior_batch=1, prior_weight=1.0)
-    device, base = "cuda" if torch.cuda.is_available() else "cpu", base or str(profiles.base("pocket"))
-    opened = open_base(base)
-    size = opened.unet.config.sample_size * opened.vae_scale_factor
-    setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
-    ways = ["PEFT, as its examples", "PEFT, cached", "fleet of 1", "fleet of 4", "fleet of 16", f"fleet of {people}"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as folder:
+        base = _random_stable_diffusion(folder) if random_sd15 else base or str(profiles.base("pocket"))
+        opened = open_base(base)
+        size = opened.unet.config.sample_size * opened.vae_scale_factor
+        setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
+        about = {"people": people, "steps": steps, "device": device}
+        training, rows = {}, []
+        for way in tqdm(_ways(people, device), desc="train", unit="way"):
+            training[way] = _train_as(way, setting)
+            rows = _with_ratios(pd.DataFrame(training).T)
+            _write(out, {"training": rows} | about)
+        painting = {way: _in_processes(1, _paint, setting, way) for way in ("one by one", "in one batch")}
+    painting = pd.DataFrame(painting).T
+    _write(out, {"training": rows, "painting": painting} | about)
+    print(rows.round(3).to_string(), painting.round(2).to_string(), sep="\n\n")
+
+
+def _ways(people: int, device: str) -> list[str]:
+    sizes = [size for size in (1, 4, 16) if size < people]
+    ways = [*PEERS, *(f"fleet of {size}" for size in (*sizes, people))]
     ways += [f"compiled fleet of {people}", f"fp32 compiled fleet of {people}"]
     if device == "cpu":
-        ways += [f"{torch.get_num_threads()} × {way}" for way in (ways[1], *ways[-2:])]
-    bar = tqdm(ways, desc="train", unit="way")
-    training = pd.DataFrame({way: _train_as(way, setting) for way in bar}).T
-    for peer in ways[:2]:
-        training[f"over {peer}"] = training["model-steps/s"] / training.loc[peer, "model-steps/s"]
-    painting = pd.DataFrame({way: _in_processes(1, _paint, setting, way) for way in ("one by one", "in one batch")}).T
-    print(training.round(3).to_string(), painting.round(2).to_string(), sep="\n\n")
-    tables = {"training": training.to_dict("index"), "painting": painting.to_dict("index")}
-    out.write_text(json.dumps(tables | {"people": people, "steps": steps, "device": device}, indent=1) + "\n")
+        ways += [f"{torch.get_num_threads()} × {way}" for way in (PEERS[1], *ways[-3:])]
+    return ways
+
+
+def _write(out: Path, numbers: dict) -> None:
+    plain = {k: json.loads(v.to_json(orient="index")) if isinstance(v, pd.DataFrame) else v for k, v in numbers.items()}
+    out.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+
+
+def _with_ratios(training: pd.DataFrame) -> pd.DataFrame:
+    for peer in PEERS:
+        if peer in training.index and "model-steps/s" in training:
+            training[f"over {peer}"] = training["model-steps/s"] / training.loc[peer, "model-steps/s"]
+    return training
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from w2w_lib.generate import Sampling, generate
 from w2w_lib.portraits import consistency, crop_portrait, head_mask, portraits, shots
@@ -15,6 +16,19 @@ def test_portraits_are_generate_row_by_row(pipeline, space, theta):
     alone = generate(pipeline, ["person"], [8], space.layout, theta[1:2], sampling=quick)
     assert images.shape[:2] == (2, 3)
     assert np.abs(images[1, 1].astype(int) - alone[0]).max() <= 1
+
+
+def test_every_row_has_a_strength_of_its_own(pipeline, space, theta):
+    quick, strengths = Sampling(steps=2), torch.tensor([0.0, 0.5, 2.0])
+    prompts, seeds = ["sks person"] * 3, [4] * 3
+    together = generate(pipeline, prompts, seeds, space.layout, theta[:1].expand(3, -1), strengths, quick)
+    up = torch.cat([torch.full((factor.size,), not factor.is_down) for factor in space.layout.factors])
+    for image, strength in zip(together, strengths, strict=True):
+        scaled = torch.where(up, strength * theta[:1], theta[:1])  # as much weaker or stronger as B is
+        alone = generate(pipeline, prompts[:1], seeds[:1], space.layout, scaled, sampling=quick)
+        assert np.abs(image.astype(int) - alone[0]).max() <= 1
+    bare = generate(pipeline, prompts[:1], seeds[:1], sampling=quick)
+    assert np.abs(together[0].astype(int) - bare[0]).max() <= 1 < np.abs(together[2].astype(int) - bare[0]).max()
 
 
 def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, theta):
