@@ -26,8 +26,8 @@ reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket 
 	@$(RUN) w2w strip
 	@$(RUN) dvc repro --glob '*@$(PROFILE)'
 
-test: lint ## Check style, then run the tests
-	@$(RUN) pytest
+test: lint ## Check style, then run the tests, in two processes with one thread each
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile
 
 lint: $(SYNCED) ## Check code and notebooks with ruff
 	@$(RUN) ruff check
