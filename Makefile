@@ -27,7 +27,7 @@ reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket 
 	@$(RUN) dvc repro --glob '*@$(PROFILE)'
 
 test: lint ## Check style, then run the tests, in two processes with one thread each
-	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
 
 lint: $(SYNCED) ## Check code and notebooks with ruff
 	@$(RUN) ruff check
