@@ -163,9 +163,9 @@ class Bench:
         """Of the compared people's adapters, on one noise for all ways."""
         pictures = torch.stack([self.latents[i][0] for i in self.people.ids[:COMPARED]])
         noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(1))
-        timesteps = torch.linspace(300, 900, COMPARED).long()
+        timesteps = torch.linspace(300, 900, len(pictures)).long()
         batch = (x.to(self.device) for x in (pictures, noise, timesteps))
-        text = self.text[:1].expand(COMPARED, -1, -1)
+        text = self.text[:1].expand(len(pictures), -1, -1)
         with wearing(self.pipeline.unet, self.layout, theta[:COMPARED].to(self.device)):
             return denoising_loss(self.pipeline.unet, self.pipeline.scheduler, *batch, text).mean().item()
 

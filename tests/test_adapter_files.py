@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from tiny_base import tiny_pipeline
+from tiny_base import stable_diffusion_unet, tiny_pipeline
 
 from w2w_lib.adapter_files import FORMATS, load_adapter, save_adapter
 from w2w_lib.bank import wearing
@@ -171,15 +171,7 @@ def test_bad_files_are_named(pipeline, layout, theta, tmp_path):
 
 @pytest.mark.parametrize(("targets", "dimension", "tensors"), [("paper", 49_536, 64), ("release", 99_648, 128)])
 def test_stable_diffusion_sizes(targets, dimension, tensors):
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-        )
-    layout = AdapterLayout.of(unet, "sd15", targets)
+    layout = AdapterLayout.of(stable_diffusion_unet(), "sd15", targets)
     assert (layout.dimension, len(layout.factors)) == (dimension, tensors)
     keys = [factor.key for factor in layout.factors]
     assert keys == sorted(keys) and keys[0].startswith("base_model.model.down_blocks.0.attentions.0")

@@ -6,12 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_base import stable_diffusion_unet
 
 from w2w_lib import weights_dataset
+from w2w_lib.layout import AdapterLayout
 from w2w_lib.weights_dataset import WeightsDataset
 
 
@@ -83,3 +86,38 @@ def test_many_may_begin_and_fill_one_dataset_at_once(layout, tmp_path):
         dataset = WeightsDataset.open(tmp_path / str(i))
         dataset.verify()
         assert dataset.read_ids() == ["a"]
+
+
+def test_the_papers_dataset_opens_without_being_read(tmp_path):
+    """65,000 models with the release's layers, 26 GB, as sparse files that are zero but for one row."""
+    layout = AdapterLayout.of(stable_diffusion_unet(), "sd15", "release")
+    WeightsDataset.create(tmp_path, layout, {})
+    d, models, shards = layout.dimension, 65_000, 65
+    each = models // shards
+    for k in range(shards):
+        sparse_shard(tmp_path / f"shard-{k:02d}.safetensors", [f"{k * each + i:05d}" for i in range(each)], d)
+    last = tmp_path / f"shard-{shards - 1:02d}.safetensors"
+    planted = torch.arange(d, dtype=torch.float32)
+    with last.open("r+b") as file:
+        file.seek(-(4 * d + 4 * each), os.SEEK_END)  # the last row; losses come after it
+        file.write(planted.numpy().tobytes())
+    process = psutil.Process()
+    before = process.memory_info().rss
+    dataset = WeightsDataset.open(tmp_path)
+    assert len(dataset.ids) == models
+    rows = dataset.theta(["64999", "00000"])
+    assert torch.equal(rows[0], planted) and not rows[1].any()
+    assert process.memory_info().rss - before < 2**29
+
+
+def sparse_shard(path: Path, ids: list[str], d: int) -> None:
+    rows = json.dumps([{"id": i, "seed": 0, "pictures": None, "sha256": "0" * 64} for i in ids])
+    split = 4 * d * len(ids)
+    tensors = {
+        "theta": {"dtype": "F32", "shape": [len(ids), d], "data_offsets": [0, split]},
+        "loss": {"dtype": "F32", "shape": [len(ids)], "data_offsets": [split, split + 4 * len(ids)]},
+    }
+    header = json.dumps({"__metadata__": {"rows": rows}} | tensors).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + split + 4 * len(ids))

@@ -68,3 +68,15 @@ def narrow_stable_diffusion(image_size: int = 64) -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def stable_diffusion_unet() -> UNet2DConditionModel:
+    """Stable Diffusion 1.5's UNet at its real size, without its numbers."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
