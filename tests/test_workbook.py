@@ -10,7 +10,7 @@ import time
 import nbformat
 import pytest
 from conftest import Checkout, copy_repository, toy_checkout, write_notebook
-from nbformat.v4 import new_output
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 from ruamel.yaml import YAML
 from tiny_base import narrow_stable_diffusion
@@ -194,13 +194,18 @@ def test_publishing_keeps_outputs_and_the_check_names_what_is_stale(own):
 
 
 def test_published_outputs_are_presentable():
-    bar = new_output("stream", name="stderr", text="\r 0%|  | 0/2\r 50%| | 1/2\r100%|##| 2/2\nx.py: UserWarning\n")
-    assert publishing._presentable(bar).text == "100%|##| 2/2"
-    said = new_output("stream", name="stdout", text="\r 0%\rfinished\n")
-    assert publishing._presentable(said).text == "finished\n"
     widget = {publishing.WIDGET: {}, "text/plain": "interactive(...)"}
-    assert publishing._presentable(new_output("display_data", widget)) is None
-    strip = publishing._presentable(new_output("display_data", widget | {"image/png": "..."}))
+    states = ("\r 0%|  | [0/2]x.py: Warning\n", "\r 50%| | [1/2]", "\r100%|##| [2/2]", "\ny.py\n")
+    said = [("stderr", state) for state in states]
+    said += [("stdout", "\r 0%\rfinished\n"), ("stderr", "\r 0%|  | [0/1]\r100%|##| [1/1]\n\r 50%|# | [1/2]")]
+    streams = [new_output("stream", name=name, text=text) for name, text in said]
+    shown = [new_output("display_data", data) for data in (widget, widget | {"image/png": "..."})]
+    cell, ran = new_code_cell("paint()"), new_code_cell("paint()", outputs=streams + shown)
+    notebook, executed = new_notebook(cells=[cell]), new_notebook(cells=[ran])
+    executed.metadata.w2w = {}
+    publishing._with_outputs(notebook, executed)
+    first, printed, second, strip = cell.outputs
+    assert (first.text, printed.text, second.text) == ("100%|##| [2/2]", "finished\n", "100%|##| [1/1]\n50%|# | [1/2]")
     assert set(strip.data) == {"image/png", "text/plain"}
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import nbformat
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbstripout import strip_output
 from ruamel.yaml import YAML
@@ -15,7 +16,7 @@ from w2w_lib.workbook import code_cells, fingerprint, listing, notebooks, read, 
 
 LARGE = 3_000_000  # bytes; a page of the repository with more than this renders slowly
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")  # cell metadata
-BAR = "%|"  # what every line of tqdm has
+BAR = "%|"  # what every line of tqdm has; it ends in "]" unless something was written behind it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -109,6 +110,7 @@ def _how_to_run(path: Path, profile: str) -> str:
 
 def _with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
     for cell, ran in zip(code_cells(notebook), code_cells(executed), strict=True):
+        CoalesceStreamsPreprocessor().preprocess_cell(ran, {}, 0)  # of a progress bar only its last state
         cell.outputs = [kept for output in ran.outputs if (kept := _presentable(output))]
     keys = ["metadata.widgets", "metadata.papermill", *(f"cell.metadata.{key}" for key in VOLATILE)]
     strip_output(notebook, keep_output=True, keep_count=False, keep_id=True, extra_keys=keys)
@@ -117,12 +119,10 @@ def _with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNod
 
 
 def _presentable(output: NotebookNode) -> NotebookNode | None:
-    if output.output_type == "stream":  # of a progress bar only its last state
-        lines = output.text.replace("\r\n", "\n").split("\n")
-        lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+    if output.output_type == "stream":
         if output.name == "stderr":  # a library's warnings, with the paths of one machine, tell a reader nothing
-            lines = [line for line in lines if BAR in line]
-        output.text = "\n".join(lines)
+            lines = (line.strip() for line in output.text.split("\n"))
+            output.text = "\n".join(line for line in lines if BAR in line and line.endswith("]"))
         return output if output.text.strip() else None
     if WIDGET in output.get("data", {}):  # a widget needs a kernel; the static strip beside it stays
         del output.data[WIDGET]
