@@ -59,7 +59,7 @@ VIEWS = 8
 PEERS = ("PEFT, as its examples", "PEFT, cached")
 PAINTED = 16  # adapters that paint one picture each
 SHARES = ("spread", "of GEMM rate", "loss")  # what does not add up over processes
-STEPS_OF_A_MODEL = 800  # of the paper's recipe, for "models an hour"
+STEPS_OF_A_MODEL = 800  # of the profile sd15, for "models an hour"
 COMPARED = 4  # people that every way trains and whose loss is compared
 
 
