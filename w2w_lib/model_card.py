@@ -29,14 +29,14 @@ has {recipe.captions_per_view} captions that keep a random part of what there is
 ## Measured
 On people never trained on, by judges it was not trained with (notebook 00). `faces_…`: share detected by MTCNN (upside
 down and shuffled are controls); `…_auc`: 0.5 is chance; `prompt_auc_…`: an attribute prompted against its absence;
-`view_…`: AUC, of the background the share that is right; `caption_use`: how much lower the loss is with the right caption
-than with a wrong one, as a share; `frechet_…`, `precision…`, `recall…`: samples against renders of other people.
+`view_…`: AUC, of the background the share that is right; `caption_use`: by what share the right caption lowers the loss
+against a wrong one; `frechet_…`, `precision…`, `recall…`: samples against renders of other people.
 
 {numbers}
 
 ## Limits
-It knows portraits of rendered adults, turned by at most 26 degrees, and the 132 words of its captions; other words mean nothing
-to it. Photographs can only be approximated. Skin, age and gender follow the distributions written down in
+It knows portraits of rendered adults, turned by at most 26 degrees, and the 132 words of its captions; other words
+mean nothing to it. Photographs can only be approximated. Skin, age and gender follow the distributions written down in
 `w2w_lib.population`, which describe no real population.
 """
 
