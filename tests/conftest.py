@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from w2w_lib import paths
 
-pytest_plugins = ["planted"]
+pytest_plugins = ["shapes", "planted"]
 
 TOY_CELL = """\
 for out in {outs}:
@@ -118,3 +118,9 @@ def small_disk(tmp_path):
         pytest.skip("mounting a tmpfs is not allowed here")
     yield folder
     subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave one block of it free."""
+    there = os.statvfs(disk)
+    (disk / "somebody's film").write_bytes(bytes(there.f_frsize * (there.f_bavail - 1)))

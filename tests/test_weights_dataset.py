@@ -3,17 +3,19 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from conftest import fill
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_base import stable_diffusion_unet
 
-from w2w_lib import weights_dataset
+from w2w_lib import atomic
 from w2w_lib.layout import AdapterLayout
 from w2w_lib.weights_dataset import WeightsDataset
 
@@ -25,10 +27,10 @@ def random_theta(layout, models, seed=0):
 def test_a_real_disk_runs_full(pipeline, layout, small_disk):
     dataset = WeightsDataset.create(small_disk, layout, {})
     dataset.append(["first"], random_theta(layout, 1), torch.zeros(1))
-    (small_disk / "somebody's film").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096 - 4096))
+    fill(small_disk)
     with pytest.raises(OSError, match=r"No space left.*rows written before are safe: make room"):
         dataset.append([f"{i}" for i in range(20)], random_theta(layout, 20), torch.zeros(20))
-    assert dataset.read_ids() == ["first"]
+    assert dataset.ids == ["first"]
     dataset.verify()
 
 
@@ -40,13 +42,13 @@ def test_a_full_disk_leaves_what_was_finished(pipeline, layout, tmp_path, monkey
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights_dataset, "save_file", full)
+    monkeypatch.setattr(atomic, "save_file", full)
     with pytest.raises(OSError, match=r"No space left.*rows written before are safe: make room"):
         dataset.append(["second"], random_theta(layout, 1), torch.zeros(1))
-    assert dataset.read_ids() == ["first"] and not list(tmp_path.glob(".*partial"))
+    assert dataset.ids == ["first"] and not list(tmp_path.glob(".*partial*"))
 
 
-def test_what_a_row_says_cannot_be_swapped_doubled_or_nan(pipeline, layout, tmp_path):
+def test_what_a_row_says_cannot_be_swapped_doubled_or_nan(pipeline, layout, tmp_path, unchecked):
     dataset = WeightsDataset.create(tmp_path, layout, {"seed": 3})
     theta, losses = random_theta(layout, 2), torch.tensor([0.5, 0.6])
     for ids, bad, said in (
@@ -74,18 +76,28 @@ def test_what_a_row_says_cannot_be_swapped_doubled_or_nan(pipeline, layout, tmp_
 
 
 def test_many_may_begin_and_fill_one_dataset_at_once(layout, tmp_path):
-    def fill(k: int) -> None:
-        for i in range(20):
-            folder = tmp_path / str(i)
-            with suppress(ValueError):  # somebody else was quicker
-                WeightsDataset.create(folder, layout, {}).append(["a"], random_theta(layout, 1, k), torch.zeros(1))
+    def fill(folder: Path, k: int) -> str | None:
+        try:
+            dataset = WeightsDataset.create(folder, layout, {})
+            dataset.append([f"own-{k}", "shared"], random_theta(layout, 2, k), torch.zeros(2))
+        except ValueError as error:
+            return str(error)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(fill, range(4)))
     for i in range(20):
+        with ThreadPoolExecutor(4) as pool:
+            said = [*filter(None, pool.map(partial(fill, tmp_path / str(i)), range(4)))]
+        assert len(said) == 3 and all("identities shared are in" in error for error in said)
         dataset = WeightsDataset.open(tmp_path / str(i))
         dataset.verify()
-        assert dataset.read_ids() == ["a"]
+        assert len(dataset.ids) == 2
+
+
+def test_a_dataset_is_of_one_base_and_one_layout(pipeline, layout, tmp_path):
+    WeightsDataset.create(tmp_path, layout, {})
+    with pytest.raises(ValueError, match=r"another base model \(.* there, other here\)"):
+        WeightsDataset.create(tmp_path, replace(layout, base="other"), {})
+    with pytest.raises(ValueError, match="another adapter layout"):
+        WeightsDataset.create(tmp_path, replace(layout, alpha=5.0), {})
 
 
 def test_the_papers_dataset_opens_without_being_read(tmp_path):

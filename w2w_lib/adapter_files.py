@@ -6,7 +6,7 @@ ours and those that these libraries write.
 """
 
 import json
-import os
+from contextlib import ExitStack
 from math import sqrt
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from w2w_lib.atomic import replacing
 from w2w_lib.layout import PEFT_PREFIX, AdapterLayout
 
 FORMATS = ("peft", "diffusers", "kohya")
@@ -42,7 +43,7 @@ def save_adapter(layout: AdapterLayout, theta: Float[Tensor, " d"], path: str | 
     if kind == "peft":
         path.mkdir(parents=True, exist_ok=True)
         config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets), bias="none")
-        _write(factors, path / PEFT_FILE, layout.base, {"peft_type": "LORA"} | _plain(config.to_dict()))
+        _write(factors, path / PEFT_FILE, layout.base, config.to_dict())
         return
     of_unet = {f"unet.{key.removeprefix(PEFT_PREFIX)}": value for key, value in factors.items()}
     if kind == "kohya":
@@ -54,25 +55,17 @@ def save_adapter(layout: AdapterLayout, theta: Float[Tensor, " d"], path: str | 
     _write(tensors, path, layout.base)
 
 
-def _plain(config: dict) -> dict:
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-
-
 def _write(tensors: dict[str, Tensor], file: Path, base: str, config: dict | None = None) -> None:
     """The file, and a configuration beside it: both new, or both as they were; in between there is none."""
-    partial, beside = file.with_name(f".{file.name}.partial"), file.with_name(PEFT_CONFIG)
-    partial_config = beside.with_name(f".{PEFT_CONFIG}.partial")
+    beside = file.with_name(PEFT_CONFIG)
     try:
-        save_file(tensors, partial, {BASE: base})
-        if config is not None:
-            partial_config.write_text(json.dumps(config, indent=2))
-            beside.unlink(missing_ok=True)
-        os.replace(partial, file)
-        if config is not None:
-            os.replace(partial_config, beside)
+        with ExitStack() as stack:  # what is entered first is replaced last
+            if config is not None:
+                stack.enter_context(replacing(beside)).write_text(json.dumps(config, indent=2, default=sorted))
+            save_file(tensors, stack.enter_context(replacing(file)), {BASE: base})
+            if config is not None:
+                beside.unlink(missing_ok=True)
     except (SafetensorError, OSError) as error:
-        partial.unlink(missing_ok=True)
-        partial_config.unlink(missing_ok=True)
         raise OSError(f"{file}: cannot write the adapter ({error}); make room and save it again") from None
 
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from w2w_lib.atomic import save_tensors
 from w2w_lib.generate import to_pixels
 from w2w_lib.people import People
 
@@ -59,9 +59,8 @@ class AttributeJudge(nn.Module):
         return pd.DataFrame(torch.cat(logits).numpy(), columns=list(self.attributes))
 
     def save(self, path: str | Path) -> None:
-        state = {k: v.contiguous() for k, v in self.state_dict().items()}  # training leaves it channels-last
-        half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        save_file(half, path, metadata={"attributes": ",".join(self.attributes)})
+        half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        save_tensors(half, path, {"attributes": ",".join(self.attributes)})
 
     @classmethod
     def load(cls, path: str | Path) -> "AttributeJudge":

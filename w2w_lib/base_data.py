@@ -1,6 +1,5 @@
 """The pocket base's training set: people who appear nowhere else, rendered, encoded and captioned."""
 
-import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from w2w_lib.atomic import replacing, save_tensors
 from w2w_lib.base_model import IDENTIFIER, MAX_TOKENS, build_tokenizer
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.codec_training import refine_codec
@@ -85,19 +85,12 @@ class BaseData:
     held_out: int  # the last so many images are kept for the printed check
 
 
-def save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
-    """A safetensors file, complete or not there."""
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    os.replace(partial, path)
-
-
 def _render(recipe: BaseRecipe, work: Path, workers: int) -> UInt8[Tensor, "images 3 height width"]:
     path = work / "images.npy"
     if not path.exists():
         images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size, workers)
-        np.save(work / "images.partial.npy", images.reshape(-1, *images.shape[2:]), allow_pickle=False)
-        os.replace(work / "images.partial.npy", path)
+        with replacing(path) as partial:
+            np.save(partial, images.reshape(-1, *images.shape[2:]), allow_pickle=False)
     return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
 
 
@@ -149,7 +142,7 @@ def _refined(codec: PatchCodec, recipe: BaseRecipe, images, latents: Tensor, wor
             seed=recipe.seed,
             compiled=compiled,
         )
-        save_atomically({name: value.contiguous() for name, value in trained.state_dict().items()}, kept)
+        save_tensors(trained.state_dict(), kept)
     refined = PatchCodec(**{**codec.config, "refiner_channels": recipe.refiner_channels})
     refined.load_state_dict(load_file(kept))
     return refined.requires_grad_(False).eval()
@@ -166,7 +159,7 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2, compiled: boo
         with torch.no_grad():
             latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
         codec_weights = {f"codec.{k}": v for k, v in codec.state_dict().items()}
-        save_atomically({"latents": latents, **_caption(recipe), **codec_weights}, cache)
+        save_tensors({"latents": latents, **_caption(recipe), **codec_weights}, cache)
     stored = load_file(cache)
     codec = PatchCodec(latent_channels=recipe.latent_channels)
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})

@@ -1,6 +1,5 @@
 """Train the codec's refiner: what a linear decoder blurs, a network that has seen many faces can add."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from w2w_lib.atomic import replacing
 from w2w_lib.codec import PatchCodec
 
 FACE = (0.25, 0.25, 0.875, 0.75)  # top, left, bottom, right of a portrait's face, in parts of the picture
@@ -79,9 +79,8 @@ def refine_codec(
         bar.update()
         if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
             bar.write(f"refine codec: step {step + 1}, loss {loss.item():.4f}")
-            partial = checkpoint.with_suffix(".partial")
-            torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, partial)
-            os.replace(partial, checkpoint)
+            with replacing(checkpoint) as partial:
+                torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, partial)
     bar.close()
     return codec.requires_grad_(False).eval()
 

@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from w2w_lib.base_data import BaseData, BaseRecipe, save_atomically
+from w2w_lib.atomic import save_tensors
+from w2w_lib.base_data import BaseData, BaseRecipe
 from w2w_lib.base_model import build_text_encoder, build_tokenizer, encode_prompts
 from w2w_lib.population import VOCABULARY
 
@@ -59,7 +60,7 @@ def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[
     kept = work / "text_encoder.safetensors"
     if not kept.exists():
         _fit(encoder, recipe, data, tokenizer)
-        save_atomically({name: value.contiguous() for name, value in encoder.state_dict().items()}, kept)
+        save_tensors(encoder.state_dict(), kept)
     encoder.load_state_dict(load_file(kept))
     encoder.requires_grad_(False).eval()
     rows = torch.arange(len(data.tokens) - data.held_out, len(data.tokens))

@@ -11,11 +11,9 @@ moment need a journal of their own; here the file system's rename is all there i
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,9 +21,9 @@ import torch
 from filelock import FileLock
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from w2w_lib.atomic import replacing, save_tensors
 from w2w_lib.layout import AdapterLayout
 
 
@@ -61,10 +59,8 @@ class WeightsDataset:
         with dataset._alone():
             if not (folder / "header.json").exists():
                 header = {"layout": json.loads(layout.to_json()), "recipe": recipe}
-                partial = folder / "header.partial"
-                with _disk(folder, "the header"):
+                with _disk(folder, "the header"), replacing(folder / "header.json") as partial:
                     partial.write_text(json.dumps(header, indent=1))
-                    os.replace(partial, folder / "header.json")
                 return dataset
         return cls.create(folder, layout, recipe)  # somebody else was quicker
 
@@ -99,7 +95,7 @@ class WeightsDataset:
         if theta.shape != expected or losses.shape != (len(ids),):
             found = f"rows of shape {tuple(theta.shape)} and losses of shape {tuple(losses.shape)}"
             raise ValueError(f"{found}: expected {expected} and {expected[:1]}")
-        theta, losses = (x.detach().float().cpu().contiguous() for x in (theta, losses))
+        theta, losses = (x.detach().float().cpu() for x in (theta, losses))
         bad = [i for i, row, loss in zip(ids, theta, losses, strict=True) if not torch.isfinite(row.sum() + loss)]
         if bad:
             raise ValueError(f"weights or losses of {', '.join(bad)} hold NaN or infinite numbers: nothing was written")
@@ -107,14 +103,12 @@ class WeightsDataset:
         for record, row, loss in zip(records, theta, losses, strict=True):
             record["sha256"] = _checksum(record, row, loss)
         name = f"shard-{quote(ids[0], safe='')[:80]}-{len(ids)}.safetensors"
-        partial = self.folder / f".{name}.partial"
         with self._alone():
-            twice = {i for i in ids if ids.count(i) > 1} | (set(ids) & set(self.read_ids()))
+            twice = {i for i in ids if ids.count(i) > 1} | (set(ids) & set(self.ids))
             if twice:
                 raise ValueError(f"identities {', '.join(sorted(twice))} are in {self.folder} already")
-            with _disk(self.folder, f"the weights of {len(ids)} identities", partial):
-                save_file({"theta": theta, "loss": losses}, partial, metadata={"rows": json.dumps(records)})
-                os.replace(partial, self.folder / name)
+            with _disk(self.folder, f"the weights of {len(ids)} identities"):
+                save_tensors({"theta": theta, "loss": losses}, self.folder / name, {"rows": json.dumps(records)})
 
     def _alone(self) -> FileLock:
         """While it is held, no other process adds rows."""
@@ -138,20 +132,17 @@ class WeightsDataset:
                 raise ValueError(f"{path}: a shard without records of its rows; move it away and run again")
             yield from ((record, path, row) for row, record in enumerate(json.loads(records)))
 
-    def read_ids(self) -> list[str]:
-        """Identities of all finished rows, in the order of ``theta``."""
+    @property
+    def ids(self) -> list[str]:
+        """Identities of all finished rows, in the order of ``theta``, as the files say now."""
         return [record["id"] for record, _, _ in self._rows()]
 
     def pictures(self) -> dict[str, str | None]:
         """By identity, the fingerprint of the pictures that its row was trained on."""
         return {record["id"]: record["pictures"] for record, _, _ in self._rows()}
 
-    @cached_property
-    def ids(self) -> list[str]:
-        return self.read_ids()
-
     def theta(self, ids: Iterable[str] | None = None) -> Float[Tensor, "models d"]:
-        """Weight vectors of the given identities (default: all, in the order of ``read_ids``)."""
+        """Weight vectors of the given identities (default: all, in the order of ``ids``)."""
         places = {record["id"]: (path, row) for record, path, row in self._rows()}
         wanted = list(places if ids is None else ids)
         missing = [i for i in wanted if i not in places]
@@ -195,13 +186,11 @@ def _checksum(record: dict, row: Float[Tensor, " d"], loss: Float[Tensor, ""]) -
 
 
 @contextmanager
-def _disk(folder: Path, what: str, partial: Path | None = None) -> Iterator[None]:
+def _disk(folder: Path, what: str) -> Iterator[None]:
     """A full disk as one error that says what to do."""
     try:
         yield
     except (SafetensorError, OSError) as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
         raise OSError(
             f"{folder}: cannot write {what} ({error}); rows written before are safe: make room and run again"
         ) from None
