@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from threading import Event, RLock
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -24,6 +26,8 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from w2w_lib import fleet as fleet_module
+from w2w_lib import memory
+from w2w_lib import workers as workers_module
 from w2w_lib.adapter_files import save_adapter
 from w2w_lib.bank import wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts, fingerprint
@@ -33,7 +37,16 @@ from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.start import STARTS, shared_start
 from w2w_lib.weights_dataset import WeightsDataset
 
-RECIPE = FleetRecipe(steps=5, learning_rate=1e-2, instance_batch=2, prior_batch=1, lr_scheduler="linear")
+RECIPE = FleetRecipe(
+    steps=5,
+    learning_rate=1e-2,
+    instance_batch=2,
+    prior_batch=2,
+    prior_weight=0.5,
+    timesteps=(200, 900),
+    clip_norm=0.01,
+    lr_scheduler="linear",
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,23 +111,25 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
         loraplus_lr_ratio=recipe.lr_ratio,
         loraplus_weight_decay=recipe.weight_decay,
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, RECIPE.steps)
-    rng = stream(RECIPE.seed, identity)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, recipe.steps)
+    rng = stream(recipe.seed, identity)
     texts = [encode_prompts(pipeline, [p]) for p in (INSTANCE_PROMPT, CLASS_PROMPT)]
-    for _ in range(RECIPE.steps):
+    norms = []
+    for _ in range(recipe.steps):
         loss = 0
         for source, count, text, weight in (
-            (latents, RECIPE.instance_batch, texts[0], 1.0),
-            (prior, RECIPE.prior_batch, texts[1], RECIPE.prior_weight),
+            (latents, recipe.instance_batch, texts[0], 1.0),
+            (prior, recipe.prior_batch, texts[1], recipe.prior_weight),
         ):
-            batch = draw(rng, source, count, RECIPE.timesteps)
+            batch = draw(rng, source, count, recipe.timesteps)
             text = text.expand(count, -1, -1)
             loss = loss + weight * denoising_loss(model, pipeline.scheduler, *batch, text).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), RECIPE.clip_norm)
+        norms.append(torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm))
         optimizer.step()
         schedule.step()
+    assert max(norms) > recipe.clip_norm  # it is clipped
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 
@@ -123,8 +138,7 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
 WITHIN = 5e-3
 
 
-@pytest.mark.parametrize("lr_ratio", [1.0, 8.0])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(("start", "lr_ratio"), [*zip(STARTS, (1.0, 8.0, 8.0), strict=True)])
 def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start, lr_ratio):
     recipe = replace(RECIPE, start=start, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
     fleet = Fleet(pipeline, layout, recipe, prior)
@@ -141,11 +155,13 @@ def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior,
 
 def test_a_compiled_fleet_trains_the_same_adapters(pipeline, layout, images, prior, monkeypatch):
     # Traced and differentiated as a graph, but run by PyTorch: the C++ that is made of it takes minutes to compile.
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
-    eager, _ = Fleet(pipeline, layout, RECIPE, prior).train(images)
+    traced = Mock(wraps=partial(torch.compile, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(torch, "compile", traced)
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    eager, _ = fleet.train(images)
+    assert not traced.called
     compiled, _ = Fleet(pipeline, layout, RECIPE, prior, compiled=True).train(images)
-    start = Fleet(pipeline, layout, RECIPE, prior).start
-    assert (compiled - eager).norm() < 1e-3 * (eager - start).norm()
+    assert traced.called and (compiled - eager).norm() < WITHIN * (eager - fleet.start).norm()
 
 
 def test_checkpointing_needs_less_memory_and_trains_the_same_adapters(pipeline, layout, images, prior):
@@ -155,8 +171,7 @@ def test_checkpointing_needs_less_memory_and_trains_the_same_adapters(pipeline, 
         needed.append(fleet.memory_per_model(images["person-0"]))
         trained.append(fleet.train(images)[0])
     assert needed[1] < needed[0] / 2
-    torch.testing.assert_close(*trained)
-    pipeline.unet.disable_gradient_checkpointing()
+    assert (trained[1] - trained[0]).norm() < WITHIN * (trained[0] - fleet.start).norm()
 
 
 def train_share(folder, images, prior, share):
@@ -166,7 +181,7 @@ def train_share(folder, images, prior, share):
 def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
     rng = torch.Generator().manual_seed(9)
     images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(6)}
-    train_all_alone(tmp_path / "one", images, prior)
+    train_apart(tmp_path / "one", images, prior).join()
     context = get_context("fork")
     runs = [context.Process(target=train_share, args=(tmp_path / "two", images, prior, k)) for k in (0, 1)]
     for run in runs:
@@ -175,11 +190,17 @@ def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
         run.join()
     one, two = WeightsDataset.open(tmp_path / "one"), WeightsDataset.open(tmp_path / "two")
     two.verify()
-    assert sorted(two.read_ids()) == list(images)
+    assert sorted(two.ids) == list(images)
     torch.testing.assert_close(two.theta(list(images)), one.theta(list(images)), rtol=0, atol=0)
 
 
-def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path):
+@pytest.fixture
+def roomy(monkeypatch):
+    """Memory for whatever is asked."""
+    monkeypatch.setattr(fleet_module, "plan", lambda workers, size, *_: (workers, size))
+
+
+def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path, roomy):
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
     fleet = Fleet(pipeline, layout, RECIPE, prior)
     for workers in (1, 2):
@@ -194,6 +215,7 @@ def train_with_workers(folder, images, prior):
     pipeline = tiny_pipeline()
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
     dataset = WeightsDataset.create(folder, layout, {})
+    fleet_module.plan = lambda workers, size, *_: (workers, size)  # in a process of its own
     Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1, workers=2)
 
 
@@ -212,14 +234,14 @@ def test_workers_end_with_their_parent_and_lose_nothing(prior, tmp_path):
     assert not alive
     finished = WeightsDataset.open(tmp_path)
     finished.verify()
-    assert finished.read_ids()
+    assert finished.ids
 
 
 def die(*args, **kwargs):
     os._exit(9)
 
 
-def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prior, tmp_path):
+def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prior, tmp_path, roomy):
     layout = AdapterLayout.of(pipeline.unet, "x")
     fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
     fleet.train = die
@@ -252,12 +274,14 @@ def test_a_start_of_contrast_hears_the_instance_prompt_alone(pipeline, prior):
     torch.testing.assert_close(down.norm(dim=1), torch.ones(len(down)))
 
 
-def test_layouts_that_cannot_be(pipeline):
+def test_layouts_that_cannot_be(pipeline, unchecked):
     for targets, rank, alpha, said in (
         ((), 1, 1.0, "no target modules"),
         ("paper", 1.5, 1.0, "rank 1.5: expected a whole number"),
         ("paper", 1, 0.0, "alpha 0.0: expected a finite number other than 0"),
         (("o_k",), 1, 1.0, "target module 'o_k': the base has none"),
+        (("attn9.to_k",), 1, 1.0, r"attn9.to_k.*it has .*attn2.to_k"),
+        ("paper", 0, 1.0, "rank 0"),
     ):
         with pytest.raises(ValueError, match=said):
             AdapterLayout.of(pipeline.unet, "x", targets, rank, alpha)
@@ -269,11 +293,11 @@ def test_layouts_that_cannot_be(pipeline):
             pass
 
 
-def test_unknown_targets_and_rank(pipeline):
-    with pytest.raises(ValueError, match=r"attn9.to_k.*it has .*attn2.to_k"):
-        AdapterLayout.of(pipeline.unet, "x", ("attn9.to_k",))
-    with pytest.raises(ValueError, match="rank 0"):
-        AdapterLayout.of(pipeline.unet, "x", rank=0)
+def train_apart(folder, images, prior):
+    """Train in a process of its own, which is returned running."""
+    run = get_context("fork").Process(target=train_all_alone, args=(folder, images, prior))
+    run.start()
+    return run
 
 
 def train_all_alone(folder, images, prior):
@@ -288,24 +312,26 @@ def train_all_alone(folder, images, prior):
 def test_twenty_kills_lose_no_finished_row_and_change_none(prior, tmp_path):
     rng = torch.Generator().manual_seed(9)
     images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(24)}
-    train_all_alone(tmp_path / "whole", images, prior)
+    train_apart(tmp_path / "whole", images, prior).join()
     folder, kills, finished = tmp_path / "killed", 0, 0
-    while kills < 20 or finished < len(images):
-        run = get_context("fork").Process(target=train_all_alone, args=(folder, images, prior))
-        run.start()
-        run.join(0.1 + 0.6 * float(torch.rand((), generator=rng)) if kills < 20 else None)
+    while finished < len(images):
+        run = train_apart(folder, images, prior)
+        while kills < 20 and run.is_alive() and len(list(folder.glob("shard-*"))) == finished:
+            run.join(0.01)  # until somebody is finished: so every run is killed in the middle
+        run.join(0.3 * float(torch.rand((), generator=rng)) if kills < 20 else None)
         kills += run.is_alive()
         run.kill()
         run.join()
         before, finished = finished, len(list(folder.glob("shard-*")))
-        assert finished >= before
+        assert finished > before
         if finished == len(images) and kills < 20:  # done before the last kill: begin again, with more to redo
             for shard in sorted(folder.glob("shard-*"))[::2]:
                 shard.unlink()
             finished = len(images) // 2
+    assert kills == 20
     whole, killed = WeightsDataset.open(tmp_path / "whole"), WeightsDataset.open(folder)
     killed.verify()
-    assert sorted(killed.read_ids()) == list(images)
+    assert sorted(killed.ids) == list(images)
     torch.testing.assert_close(killed.theta(list(images)), whole.theta(list(images)), rtol=0, atol=0)
 
 
@@ -321,7 +347,7 @@ def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_
     monkeypatch.setattr(Fleet, "train", train_at_most_one)
     dataset = WeightsDataset.create(tmp_path, layout, RECIPE.to_dict())
     fleet.train_all(images, dataset, fleet_size=3)
-    assert sizes == [3, 1, 1, 1] and sorted(dataset.read_ids()) == sorted(images)
+    assert sizes == [3, 1, 1, 1] and sorted(dataset.ids) == sorted(images)
 
 
 def group_sizes(fleet, layout, people, folder, monkeypatch, fits=lambda group: True):
@@ -337,7 +363,7 @@ def group_sizes(fleet, layout, people, folder, monkeypatch, fits=lambda group: T
     monkeypatch.setattr(fleet, "train", train)
     dataset = WeightsDataset.create(folder, layout, {})
     fleet.train_all({f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(people)}, dataset, fleet_size=2)
-    assert sorted(dataset.read_ids()) == [f"person-{i}" for i in range(people)]
+    assert sorted(dataset.ids) == [f"person-{i}" for i in range(people)]
     return sizes
 
 
@@ -370,7 +396,7 @@ def test_what_did_not_fit_is_let_go_before_the_next_attempt(pipeline, layout, pr
     fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
     monkeypatch.setattr(fleet, "train", train)
     fleet.train_all({f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(4)}, dataset, fleet_size=4)
-    assert len(held) == 6 and len(dataset.read_ids()) == 4
+    assert len(held) == 6 and len(dataset.ids) == 4
 
 
 def test_somebody_who_diverges_stops_nobody_else_and_is_named(pipeline, layout, images, prior, tmp_path):
@@ -379,9 +405,9 @@ def test_somebody_who_diverges_stops_nobody_else_and_is_named(pipeline, layout, 
     for _ in range(2):
         with pytest.raises(ValueError, match="weights of person-0 became NaN or infinite; all others are finished"):
             fleet.train_all(sick, dataset, fleet_size=2)
-        assert sorted(dataset.read_ids()) == ["person-1", "person-2"]
+        assert sorted(dataset.ids) == ["person-1", "person-2"]
     fleet.train_all(images, dataset)
-    assert sorted(dataset.read_ids()) == list(images)
+    assert sorted(dataset.ids) == list(images)
 
 
 def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, layout, images, prior, tmp_path):
@@ -392,14 +418,6 @@ def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, l
     fleet.train_all(images, dataset, pictures=seen)
     with pytest.raises(ValueError, match="1 finished people, among them person-1, learned other pictures"):
         fleet.train_all(images, dataset, pictures=seen | {"person-1": "others"})
-
-
-def test_timesteps_stay_below_the_last(monkeypatch):
-    almost_one = torch.tensor(1 - 2**-24)
-    monkeypatch.setattr(torch, "rand", lambda count, generator: almost_one.expand(count))
-    for count in (1, 2, 3, 4, 8):
-        timesteps = draw(torch.Generator(), torch.zeros(1, 4, 8, 8), count, (0, 1000))[2]
-        assert timesteps.max() == 999
 
 
 @pytest.mark.parametrize(
@@ -420,12 +438,10 @@ def test_recipes_that_cannot_be_followed(change, said):
 WITHOUT_GUARD = """
 from types import SimpleNamespace
 import torch
-from w2w_lib.memory import smaller_fleet
-from w2w_lib.workers import trainers
+from w2w_lib.workers import in_groups
 
-fleet = SimpleNamespace(ballast=torch.zeros(10**6))  # more than a pipe holds
-with trainers(fleet, workers=2) as train:
-    smaller_fleet(1, train({}).exception())
+fleet = SimpleNamespace(compiled=False, ballast=torch.zeros(10**6))  # more than a pipe holds
+next(in_groups(fleet, {"person": torch.zeros(1)}, size=1, workers=2, say=print))
 """
 
 
@@ -435,7 +451,7 @@ def test_workers_that_cannot_start_are_an_error_and_not_a_hang(tmp_path):
     assert "a script that uses workers needs `if __name__ == '__main__':`" in said.stderr
 
 
-def test_a_late_failure_does_not_enlarge_the_fleet_again(pipeline, layout, prior, tmp_path, monkeypatch):
+def test_a_late_failure_does_not_enlarge_the_fleet_again(pipeline, layout, prior, tmp_path, monkeypatch, roomy):
     sizes, shrunk = [], Event()
 
     def train(group):
@@ -452,11 +468,33 @@ def test_a_late_failure_does_not_enlarge_the_fleet_again(pipeline, layout, prior
         with ThreadPoolExecutor(workers) as pool:
             yield partial(pool.submit, train)
 
-    monkeypatch.setattr(fleet_module, "trainers", threads)
+    monkeypatch.setattr(workers_module, "trainers", threads)
     dataset = WeightsDataset.create(tmp_path, layout, {})
     people = {f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(8)}
     Fleet(pipeline, layout, RECIPE, prior).train_all(people, dataset, fleet_size=4, workers=2)
-    assert sizes == [4, 4, 2] + 8 * [1] and sorted(dataset.read_ids()) == sorted(people)
+    assert sizes == [4, 4, 2] + 8 * [1] and sorted(dataset.ids) == sorted(people)
+
+
+@pytest.mark.parametrize(
+    ("free", "fits"),
+    [
+        (100e9, (2, 32)),  # as asked
+        (10e9, (2, 25)),  # 7 GB may be used: 3.5 for each worker, one of which is its own
+        (4e9, (1, 28)),  # 2.8 GB: not two workers of twice their own
+        (1e8, (1, 1)),
+    ],
+)
+def test_a_fleet_is_planned_from_the_free_memory(monkeypatch, free, fits):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    assert memory.plan(2, 32, int(1e8), torch.device("cpu")) == fits
+
+
+def test_only_a_want_of_memory_makes_a_fleet_smaller():
+    assert memory.smaller_fleet(5, RuntimeError("bad_alloc")) == 2
+    with pytest.raises(RuntimeError, match="shapes"):
+        memory.smaller_fleet(5, RuntimeError("shapes do not match"))
+    with pytest.raises(MemoryError, match="not even one adapter fits"):
+        memory.smaller_fleet(1, MemoryError())
 
 
 def test_memory_grows_with_the_batch(pipeline, layout, images, prior):
@@ -474,11 +512,11 @@ def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
     fleet.train_all(images, whole, fleet_size=2)
     part = WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict())
     fleet.train_all({"person-1": images["person-1"]}, part)
-    (part.folder / ".shard-person-0-1.safetensors.partial").write_bytes(b"half a shard, as kill -9 leaves it")
+    (part.folder / ".shard-person-0-1.partial.safetensors").write_bytes(b"half a shard, as kill -9 leaves it")
     fleet.train_all(images, WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict()), fleet_size=1)
     ids = list(images)
-    assert sorted(part.read_ids()) == sorted(whole.read_ids()) == sorted(ids)
-    torch.testing.assert_close(part.theta(ids), whole.theta(ids), rtol=1e-3, atol=1e-4)
+    assert sorted(part.ids) == sorted(whole.ids) == sorted(ids)
+    assert (part.theta(ids) - whole.theta(ids)).norm() < WITHIN * (whole.theta(ids) - fleet.start).norm()
     whole.verify()
     with pytest.raises(ValueError, match=r"person-0.*already"):
         whole.append(["person-0"], whole.theta(["person-0"]), torch.zeros(1))

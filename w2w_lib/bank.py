@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from w2w_lib.layout import AdapterLayout
+from w2w_lib.layout import PEFT_PREFIX, AdapterLayout
 
 
 class AdapterBank:
@@ -28,7 +28,7 @@ class AdapterBank:
 
     def delta(self, module: str, x: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens outputs"]:
         """strength * alpha / rank * B A x, with the A and B of each row (Hu et al. 2022, eq. 3)."""
-        key = f"base_model.model.{module}"
+        key = f"{PEFT_PREFIX}{module}"
         scale = (self.strength * self.layout.scale)[:, None, None]
         down = self.factors[f"{key}.lora_A.weight"].to(x.dtype)
         up = (self.factors[f"{key}.lora_B.weight"] * scale).to(x.dtype)

@@ -1,8 +1,7 @@
 """Fleet fine-tuning: DreamBooth for many people at once, each with a LoRA of its own, on one frozen base."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -16,11 +15,11 @@ from tqdm import tqdm
 from w2w_lib.bank import AdapterBank, wearing
 from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.layout import AdapterLayout
-from w2w_lib.memory import plan, smaller_fleet
+from w2w_lib.memory import plan
 from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.start import shared_start
 from w2w_lib.weights_dataset import WeightsDataset
-from w2w_lib.workers import trainers
+from w2w_lib.workers import in_groups
 
 
 @dataclass(frozen=True)
@@ -203,34 +202,18 @@ class Fleet:
         workers = max(1, min(workers, -(-len(todo) // fleet_size)))
         if todo:
             workers, fleet_size = plan(workers, fleet_size, self.memory_per_model(latents[todo[0]]), self.device)
-        running: dict[Future, tuple[list[str], int]] = {}
-        sizes, diverged = set(), []  # of the groups so far
+        diverged = []
         with (
-            trainers(self, workers) as train,
             tqdm(total=len(latents), initial=len(done & set(latents)), desc="fine-tune", unit="person") as bar,
+            closing(in_groups(self, {i: latents[i] for i in todo}, fleet_size, workers, bar.write)) as groups,
         ):
-            while todo or running:
-                while todo and len(running) < workers:
-                    ids, todo = todo[:fleet_size], todo[fleet_size:]
-                    group = {i: latents[i] for i in ids}
-                    if self.compiled and fleet_size in sizes:  # a step is compiled for one size: nobodies fill it up
-                        group |= {f"\0nobody {k}": latents[ids[0]] for k in range(fleet_size - len(ids))}
-                    sizes.add(len(group))
-                    running[train(group)] = ids, len(group)
-                for finished in wait(running, return_when=FIRST_COMPLETED).done:
-                    ids, size = running.pop(finished)
-                    try:
-                        theta, losses = (torch.as_tensor(x)[: len(ids)] for x in finished.result())
-                    except (RuntimeError, MemoryError) as error:
-                        fleet_size, todo = min(fleet_size, smaller_fleet(size, error)), ids + todo
-                        bar.write(f"{size} adapters do not fit in memory: going on with {fleet_size} at a time")
-                        continue
-                    sound = (theta.isfinite().all(1) & losses.isfinite()).tolist()
-                    diverged += [i for i, fine in zip(ids, sound, strict=True) if not fine]
-                    if kept := [i for i, fine in zip(ids, sound, strict=True) if fine]:
-                        dataset.append(kept, theta[sound], losses[sound], pictures)
-                        bar.set_postfix(loss=f"{losses[sound].mean():.3f}")
-                    bar.update(len(ids))
+            for ids, theta, losses in groups:
+                sound = (theta.isfinite().all(1) & losses.isfinite()).tolist()
+                diverged += [i for i, fine in zip(ids, sound, strict=True) if not fine]
+                if kept := [i for i, fine in zip(ids, sound, strict=True) if fine]:
+                    dataset.append(kept, theta[sound], losses[sound], pictures)
+                    bar.set_postfix(loss=f"{losses[sound].mean():.3f}")
+                bar.update(len(ids))
         if diverged:
             raise ValueError(
                 f"the weights of {', '.join(diverged)} became NaN or infinite; all others are finished and kept: "

@@ -36,7 +36,7 @@ def denoising_loss(
     latents: Float[Tensor, "batch channels height width"],
     noise: Float[Tensor, "batch channels height width"],
     timesteps: Int[Tensor, " batch"],
-    text: Float[Tensor, "batch tokens width"],
+    text: Float[Tensor, "batch tokens text_width"],
     mask: Float[Tensor, "batch 1 height width"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """|target - prediction|^2 for each row (Dravid et al. 2024, eq. 1), for noise- and v-prediction models.

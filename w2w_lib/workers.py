@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -18,15 +18,46 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from w2w_lib.bank import wearing
+from w2w_lib.memory import smaller_fleet
 
 if TYPE_CHECKING:
     from w2w_lib.fleet import Fleet
 
 Train = Callable[[dict[str, Tensor]], Future]
 _worker = ExitStack()  # what a worker holds until it ends
+
+
+def in_groups(
+    fleet: "Fleet", latents: dict[str, Tensor], size: int, workers: int, say: Callable[[str], None]
+) -> Iterator[tuple[list[str], Float[Tensor, "models d"], Float[Tensor, " models"]]]:
+    """Train everybody, at most ``size`` at a time by each worker: identities, theta and losses of every finished group.
+
+    A group that does not fit in memory is split and goes back to the others.
+    """
+    todo, sizes = list(latents), set()  # sizes of the groups so far
+    running: dict[Future, tuple[list[str], int]] = {}
+    with trainers(fleet, workers) as train:
+        while todo or running:
+            while todo and len(running) < workers:
+                ids, todo = todo[:size], todo[size:]
+                group = {i: latents[i] for i in ids}
+                if fleet.compiled and size in sizes:  # a step is compiled for one size: nobodies fill it up
+                    group |= {f"\0nobody {k}": latents[ids[0]] for k in range(size - len(ids))}
+                sizes.add(len(group))
+                running[train(group)] = ids, len(group)
+            for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                ids, trained = running.pop(finished)
+                try:
+                    theta, losses = (torch.as_tensor(x)[: len(ids)] for x in finished.result())
+                except (RuntimeError, MemoryError) as error:
+                    size, todo = min(size, smaller_fleet(trained, error)), ids + todo
+                    say(f"{trained} adapters do not fit in memory: going on with {size} at a time")
+                    continue
+                yield ids, theta, losses
 
 
 @contextmanager
