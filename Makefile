@@ -38,8 +38,10 @@ lab: $(SYNCED) ## Open the workbook in JupyterLab
 
 base: $(SYNCED) ## Measure the shipped base model again; ANEW=1 trains it from scratch first (three and a half hours; resumes)
 	@$(RUN) w2w strip
-	@if [ '$(ANEW)' ] && [ -d data/base/pocket ]; then rm -r data/base/pocket; rm -rf outputs/base_training; fi
+	@if [ '$(ANEW)' ] && [ ! -e outputs/base_training/.anew ]; then \
+	  rm -rf data/base/pocket data/judge outputs/base_training; mkdir -p outputs/base_training; touch outputs/base_training/.anew; fi
 	@$(RUN) w2w run notebooks/00_base_model.ipynb --profile pocket
+	@rm -f outputs/base_training/.anew
 	@$(RUN) dvc commit --force train_base
 
 publish: $(SYNCED) ## Put the outputs of the executed pocket notebooks into notebooks/

@@ -1,14 +1,17 @@
 """Training the base: what captions mean, an encoder that reads them, a run that can be interrupted."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file
-from tiny_base import tiny_pipeline
+from tiny_base import narrow_stable_diffusion
 
 from w2w_lib.base_data import BaseData, BaseRecipe, _caption, prepare_data, with_identifier
-from w2w_lib.base_model import MAX_TOKENS, build_tokenizer
+from w2w_lib.base_model import MAX_TOKENS, build_tokenizer, encode_images, encode_prompts, fingerprint, open_base
 from w2w_lib.base_training import BaseTrainer, train_base
 from w2w_lib.model_card import model_card
 from w2w_lib.population import (
@@ -57,7 +60,7 @@ def test_the_identifier_goes_before_the_noun():
     assert with_identifier("person") == "sks person"
 
 
-def test_half_of_the_captions_say_the_identifier_and_the_encoder_is_told_which():
+def test_half_of_the_captions_say_the_identifier_and_the_encoder_is_told_which(unchecked):
     recipe = BaseRecipe.of(SMALL)
     data, tokenizer = captions_only(recipe), build_tokenizer(VOCABULARY)
     says = (data.tokens == tokenizer.convert_tokens_to_ids("sks</w>")).any(-1)
@@ -83,7 +86,7 @@ def captions_only(recipe: BaseRecipe) -> BaseData:
     return BaseData(latents=latents, codec=None, held_out=24, **_caption(recipe))
 
 
-def test_the_encoder_learns_to_read(tmp_path):
+def test_the_encoder_learns_to_read(tmp_path, unchecked):
     shares = {}
     for steps in (1, 150):
         recipe = BaseRecipe.of(SMALL | {"people": 300, "text_steps": steps})
@@ -98,14 +101,30 @@ def test_reading_directions_are_orthonormal():
     torch.testing.assert_close(directions.T @ directions, torch.eye(40), atol=1e-5, rtol=0)
 
 
-def test_one_position_is_as_good_as_77_equal_ones():
-    unet = tiny_pipeline().unet
-    unet.set_attn_processor(AttnProcessor())
-    latents, summary = torch.randn(2, 4, 8, 8), torch.randn(2, 1, 16)
-    with torch.no_grad():
-        one = unet(latents, 500, summary).sample
-        many = unet(latents, 500, summary.expand(-1, 77, -1)).sample
-    torch.testing.assert_close(one, many, atol=1e-5, rtol=1e-4)
+# ---------------------------------------------------------------- somebody else's base
+def test_a_base_with_another_scheduler_is_painted_with_its_noise_and_without_clipping(tmp_path):
+    theirs = narrow_stable_diffusion()
+    theirs.scheduler = DPMSolverMultistepScheduler(beta_start=0.001, beta_end=0.02, prediction_type="v_prediction")
+    theirs.save_pretrained(tmp_path)
+    pipeline = open_base(tmp_path)
+    config = pipeline.scheduler.config
+    assert (config.clip_sample, config.steps_offset, config.prediction_type) == (False, 1, "v_prediction")
+    torch.testing.assert_close(pipeline.scheduler.betas, theirs.scheduler.betas)
+    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
+    encoded = encode_images(pipeline, pictures)
+    one_by_one = torch.cat([encode_images(pipeline, picture[None]) for picture in pictures])
+    torch.testing.assert_close(encoded, one_by_one, rtol=1e-4, atol=1e-5)
+    assert pipeline.vae.use_slicing  # a picture at a time: memory is what it saves
+
+
+def test_a_base_in_half_precision_is_the_same_base(tmp_path):
+    narrow_stable_diffusion().save_pretrained(tmp_path)
+    exact, half = open_base(tmp_path), open_base(tmp_path, torch.bfloat16)
+    assert fingerprint(exact) == fingerprint(half)
+    inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), encode_prompts(exact, ["sks person", "person"])
+    expected, found = (pipeline.unet(*inputs).sample for pipeline in (exact, half))
+    assert found.dtype == torch.float32 and next(half.unet.parameters()).dtype == torch.bfloat16
+    assert 0 < (found - expected).norm() < 0.05 * expected.norm()
 
 
 # ---------------------------------------------------------------- the run
@@ -123,6 +142,8 @@ def test_an_interrupted_run_ends_in_the_same_base(tmp_path):
     name = "unet/diffusion_pytorch_model.safetensors"
     whole, resumed = (load_file(tmp_path / run / name) for run in ("whole", "resumed"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    untrained = BaseTrainer(recipe, prepare_data(recipe, work), work).unet.state_dict()
+    assert any(not torch.equal(whole[key], untrained[key].half()) for key in whole)
 
 
 def test_a_finished_base_is_not_trained_again(tmp_path):
@@ -134,6 +155,43 @@ def test_a_finished_base_is_not_trained_again(tmp_path):
     with pytest.raises(ValueError, match=r"another recipe \(steps 7 there, 8 here\).*move the folder away"):
         train_base(BaseRecipe.of({"steps": 8, "channels": [16, 32]}), tmp_path, tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def test_a_work_folder_belongs_to_one_recipe(tmp_path):
+    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1})
+    train_base(recipe, tmp_path / "base", tmp_path / "work")
+    with pytest.raises(ValueError, match=r"work holds a base made by another recipe \(seed 0 there, 1 here\)"):
+        train_base(replace(recipe, seed=1), tmp_path / "other", tmp_path / "work")
+
+
+def test_the_loss_is_the_weighted_squared_error_of_the_velocity(tmp_path):
+    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "face_weight": 3.0})
+    (tmp_path / "work").mkdir()
+    trainer = BaseTrainer(recipe, prepare_data(recipe, tmp_path / "work"), tmp_path / "work")
+    latents = trainer.data.latents[:3]
+    noise, timesteps = (
+        torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 500, 999]),
+    )
+    signal = trainer.scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+    velocity = signal * noise - (1 - signal**2).sqrt() * latents
+    velocity[:, 3, 4, 4] += 0.5  # where portraits have their face
+    losses = trainer._loss(
+        lambda *_: SimpleNamespace(sample=velocity), latents, noise, timesteps, torch.zeros(3, 1, 128)
+    )
+    weights = torch.where(trainer.weight == trainer.weight.max(), 3.0, 1.0)
+    assert weights[4, 4] == 3 and weights[0, 0] == 1
+    expected = 0.25 * weights[4, 4] / weights.mean() / velocity[0].numel()
+    torch.testing.assert_close(losses, expected.expand(3), rtol=1e-3, atol=1e-6)
+
+
+def test_the_last_stratum_has_no_timestep_beyond_the_last(tmp_path, monkeypatch):
+    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1})
+    (tmp_path / "work").mkdir()
+    trainer = BaseTrainer(recipe, prepare_data(recipe, tmp_path / "work"), tmp_path / "work")
+    largest = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: largest.expand(shape))
+    assert np.isfinite(trainer.train_step())
 
 
 def test_an_unknown_recipe_setting_is_named():

@@ -17,7 +17,8 @@ from w2w_lib.attribute_judge import AttributeJudge, train_attribute_judge, varyi
 from w2w_lib.base_metrics import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
 from w2w_lib.codec import PatchCodec, fit_patch_codec
 from w2w_lib.codec_training import refine_codec
-from w2w_lib.judges import detect_faces, embed_faces, face_points, id_score, verification_auc
+from w2w_lib.identity import Faces
+from w2w_lib.judges import FALLBACK_POINTS, detect_faces, embed_faces, face_points, id_score, verification_auc
 from w2w_lib.people import People
 from w2w_lib.population import ATTRIBUTES, VOCABULARY
 from w2w_lib.population.view import BACKGROUNDS
@@ -52,7 +53,7 @@ def test_points_lie_where_they_should(face):
     assert left_eye[0] < nose[0] < right_eye[0] and left_corner[0] < right_corner[0]
     assert left_eye[1] < nose[1] < left_corner[1]
     noise = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-    assert np.isfinite(face_points(noise)).all()  # no face: where a portrait's points would be
+    np.testing.assert_array_equal(face_points(noise)[0], FALLBACK_POINTS)  # no face: where a portrait's would be
 
 
 def test_a_mirrored_face_turns_the_other_way(face):
@@ -157,7 +158,7 @@ def test_the_refiner_adds_what_the_linear_decoder_blurs(tmp_path):
     assert torch.equal(refined.encoder.weight, linear.encoder.weight)
 
 
-def test_refining_resumes_and_starts_as_the_linear_decoder(tmp_path):
+def test_refining_resumes_and_starts_as_the_linear_decoder(tmp_path, unchecked):
     pixels = discs(20)
     linear = fit_patch_codec(pixels / 127.5 - 1, 6)
     latents = linear.encoder(pixels / 127.5 - 1).detach()
@@ -258,7 +259,7 @@ class Oracle:
         return pd.DataFrame({name: images.mean((1, 2, 3)) for name in ATTRIBUTES})
 
 
-def test_prompting_auc_is_one_if_obeyed_and_a_half_if_ignored():
+def test_prompting_auc_is_one_if_obeyed_and_a_half_if_ignored(unchecked):
     rng = np.random.default_rng(0)
     dark, bright = rng.integers(0, 90, (8, 8, 8, 3), np.uint8), rng.integers(100, 255, (8, 8, 8, 3), np.uint8)
     pictures = {
@@ -282,6 +283,14 @@ def test_views_are_found_by_their_captions():
     groups = base_metrics.captioned_views(images, captions)
     assert groups["smiling"].max() == 0 and len(groups["smiling"]) == 1
     assert groups["on a red background"].max() == 1 and len(groups["open mouth"]) == 0
+
+
+def test_of_whom_there_are_fewer_pictures_fewer_are_taken():
+    people = people_in_caps(3, seed=0)
+    short = people.pictures.index != 1  # of p0 a single one
+    faces = Faces.of(People(people.images[short], people.pictures[short], people.labels), people.ids, views=2)
+    assert list(faces.people) == ["p0", "p1", "p1", "p2", "p2"] and len(faces.embeddings) == 5
+    assert faces.templates()[0] == people.ids
 
 
 # ---------------------------------------------------------------- a judge of the reader's own labels

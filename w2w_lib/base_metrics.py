@@ -189,12 +189,12 @@ def prompted_views(
     return dict(zip(VIEW_PHRASES, images, strict=True))
 
 
-def captioned_views(images: Images, captions: pd.Series) -> dict[str, Images]:
+def captioned_views(images: Images, captions: pd.Series) -> dict[str, UInt8[np.ndarray, "_ height width 3"]]:
     """Pictures grouped by the phrases of ``VIEW_PHRASES`` that their captions hold."""
     return {phrase: images[captions.str.contains(phrase, regex=False).to_numpy()] for phrase in VIEW_PHRASES}
 
 
-def view_scores(pictures: dict[str, Images]) -> dict[str, float]:
+def view_scores(pictures: dict[str, UInt8[np.ndarray, "_ height width 3"]]) -> dict[str, float]:
     """AUC of every view test with pictures of both kinds, and how often the background is the named one."""
     scores = {
         name: _auc(test.measure(pictures[test.high]), test.measure(pictures[test.low]))

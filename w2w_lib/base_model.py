@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import logging
 from tokenizers import Tokenizer, models, trainers
@@ -40,7 +40,9 @@ def open_base(
         pipeline = StableDiffusionPipeline.from_pretrained(
             base, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
         )
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler = _as_ddim(pipeline.scheduler)
+    if isinstance(pipeline.vae, AutoencoderKL):
+        pipeline.vae.enable_slicing()  # picture by picture: at 512 pixels a batch of them is many gigabytes
     for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         module.requires_grad_(False).eval()
     if device == "cpu":
@@ -51,6 +53,14 @@ def open_base(
         _compute_in(pipeline.unet, unet_dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def _as_ddim(scheduler: SchedulerMixin) -> DDIMScheduler:
+    """DDIM with the noise of another scheduler; what that does not say, as Stable Diffusion has it."""
+    config, unsaid = scheduler.config, {"clip_sample": False, "steps_offset": 1}
+    by_default = config.get("_use_default_values", [])
+    filled = {name: value for name, value in unsaid.items() if name not in config or name in by_default}
+    return DDIMScheduler.from_config(config, **filled)
 
 
 @contextmanager
@@ -89,9 +99,9 @@ def _cast(value, dtype: torch.dtype):
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def fingerprint(base: str | Path | StableDiffusionPipeline) -> str:
+def fingerprint(pipeline: StableDiffusionPipeline) -> str:
     """Sixteen hexadecimal digits that identify a base model: the hash of its UNet's configuration and weights."""
-    unet = base.unet if isinstance(base, StableDiffusionPipeline) else open_base(base).unet
+    unet = pipeline.unet
     digest = hashlib.sha256(json.dumps(dict(unet.config), sort_keys=True, default=str).encode())
     for name, tensor in sorted(unet.state_dict().items()):
         digest.update(name.encode())

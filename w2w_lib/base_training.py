@@ -1,7 +1,6 @@
 """Train the pocket base, a small Stable Diffusion, on captioned renders of people who appear nowhere else."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from w2w_lib.atomic import replacing
 from w2w_lib.base_data import BaseData, BaseRecipe, prepare_data
 from w2w_lib.base_model import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
 from w2w_lib.codec_training import face_weight
@@ -99,7 +99,8 @@ class BaseTrainer:
         columns = torch.randint(data.tokens.shape[1], (recipe.batch_size,), generator=rng)
         # One timestep in each of batch_size equal strata: the same expectation, less noise.
         strata = (torch.arange(recipe.batch_size) + torch.rand(recipe.batch_size, generator=rng)) / recipe.batch_size
-        timesteps = (strata * self.scheduler.config.num_train_timesteps).long()
+        count = self.scheduler.config.num_train_timesteps
+        timesteps = (strata * count).long().clamp(max=count - 1)  # a last stratum may round up to 1
         noise = torch.randn(data.latents[rows].shape, generator=rng)
         summarised = bool(torch.rand((), generator=rng) < recipe.summary_share)
         text = self._text(rows, columns, summarised)
@@ -150,9 +151,8 @@ class BaseTrainer:
             "step": self.step,
             "log": self.log,
         }
-        partial = self.work / "checkpoint.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.work / "checkpoint.pt")
+        with replacing(self.work / "checkpoint.pt") as partial:
+            torch.save(state, partial)
 
     def load_checkpoint(self) -> bool:
         """Continue from the last checkpoint in the work folder, if there is one."""
@@ -189,14 +189,29 @@ class BaseTrainer:
 
 def _finished(recipe: BaseRecipe, out: Path) -> list[dict]:
     done = json.loads((out / "training.json").read_text())
-    there, here = asdict(BaseRecipe.of(done["recipe"])), asdict(recipe)
+    _same(recipe, done["recipe"], out)
+    return done["log"]
+
+
+def _begin(recipe: BaseRecipe, work: Path) -> None:
+    """A work folder, which belongs to one recipe."""
+    work.mkdir(parents=True, exist_ok=True)
+    begun = work / "recipe.json"
+    if begun.exists():
+        _same(recipe, json.loads(begun.read_text()), work)
+    else:
+        with replacing(begun) as partial:
+            partial.write_text(json.dumps(asdict(recipe), indent=1))
+
+
+def _same(recipe: BaseRecipe, settings: dict, folder: Path) -> None:
+    there, here = asdict(BaseRecipe.of(settings)), asdict(recipe)
     changed = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
     if changed:
         raise ValueError(
-            f"{out} holds a base made by another recipe ({'; '.join(changed)}): "
+            f"{folder} holds a base made by another recipe ({'; '.join(changed)}): "
             "move the folder away to train anew, or use that recipe"
         )
-    return done["log"]
 
 
 def training_history(out: Path) -> str:
@@ -221,7 +236,7 @@ def train_base(
     """
     if (out / "training.json").exists():
         return _finished(recipe, out)
-    work.mkdir(parents=True, exist_ok=True)
+    _begin(recipe, work)
     trainer = BaseTrainer(recipe, prepare_data(recipe, work, workers, compiled), work, device, compiled)
     trainer.load_checkpoint()
     recent = []

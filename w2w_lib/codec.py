@@ -7,6 +7,8 @@ neighbourhood of latents back to the patch. What that map blurs, a small convolu
 ``decode(z).sample``, ``config.scaling_factor``), so a ``StableDiffusionPipeline`` loads and runs it unchanged.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -70,10 +72,10 @@ class PatchCodec(ModelMixin, ConfigMixin):
         latent_channels: int = 16,
         patch: int = 8,
         context: int = 3,
-        refiner_channels: tuple[int, int] | None = None,
+        refiner_channels: Sequence[int] | None = None,
         refiner_blocks: int = 3,
         scaling_factor: float = 1.0,
-        block_out_channels: tuple[int, ...] = (3, 3, 3, 3),
+        block_out_channels: Sequence[int] = (3, 3, 3, 3),
     ):
         super().__init__()
         reach = patch * (context // 2)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from w2w_lib.base_training import BaseRecipe
+from w2w_lib.base_data import BaseRecipe
+from w2w_lib.population import VOCABULARY
+from w2w_lib.population.view import MOST_TURNED
 
 CARD = """---
 license: cc0-1.0
@@ -35,15 +37,16 @@ against a wrong one; `frechet_…`, `precision…`, `recall…`: samples against
 {numbers}
 
 ## Limits
-It knows portraits of rendered adults, turned by at most 26 degrees, and the 132 words of its captions; other words
-mean nothing to it. Photographs can only be approximated. Skin, age and gender follow the distributions written down in
-`w2w_lib.population`, which describe no real population.
+It knows portraits of rendered adults, turned by at most {turn:.0f} degrees, and the {words} words of its captions;
+other words mean nothing to it. Photographs can only be approximated. Skin, age and gender follow the distributions
+written down in `w2w_lib.population`, which describe no real population.
 """
 
 
 def model_card(recipe: BaseRecipe, numbers: Mapping[str, float], history: str) -> str:
     """The card's text, with the recipe and the measurements as tables, and how the training went."""
-    return CARD.format(recipe=recipe, history=history, fields=_table(asdict(recipe)), numbers=_table(numbers))
+    tables = {"fields": _table(asdict(recipe)), "numbers": _table(numbers)}
+    return CARD.format(recipe=recipe, history=history, words=len(VOCABULARY), turn=MOST_TURNED, **tables)
 
 
 def _table(rows: Mapping[str, object]) -> str:

@@ -23,6 +23,7 @@ SHIRTS = {
     "blue": (0.24, 0.33, 0.52),
 }
 EXPRESSIONS = {"smiling": 0.4, "neutral": 0.4, "open mouth": 0.2}
+MOST_TURNED = 26.0  # degrees of yaw
 TURNED = 7.0  # degrees of yaw beyond which a face looks to a side
 SIDE_LIT = 15.0  # degrees of azimuth beyond which the light comes from a side
 
@@ -73,7 +74,7 @@ def sample_view(split: str, person_index: int, view_index: int) -> View:
     normal, uniform = rng.normal, rng.uniform
     expression = str(rng.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values())))
     return View(
-        yaw=float(np.clip(normal(0, 11), -26, 26)),
+        yaw=float(np.clip(normal(0, 11), -MOST_TURNED, MOST_TURNED)),
         pitch=float(np.clip(normal(0, 4), -9, 9)),
         roll=float(normal(0, 2)),
         zoom=float(uniform(0.98, 1.02)),
