@@ -6,6 +6,7 @@ import pytest
 import torch
 from planted import PCS
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import roc_auc_score
 
 from w2w_lib.directions import (
     fit_directions,
@@ -28,6 +29,21 @@ def test_plain_directions_are_linear_regression(space, labels):
     for attribute, direction in directions.items():
         normal = LinearRegression().fit(unit, labels[attribute]).coef_
         np.testing.assert_allclose(direction.vector, normal / np.linalg.norm(normal), atol=1e-4)
+
+
+def test_the_held_out_auc_is_of_people_that_the_regression_has_not_seen(space, labels):
+    noisy = labels[["first"]] ^ (np.random.default_rng(1).random((len(labels), 1)) < 0.3)
+    found = fit_directions(space, noisy, PCS, held_out=0.25, disentangle=False, seed=4)["first"].held_out_auc
+    unit, order = (space.coefficients / space.std).numpy(), np.random.default_rng(4).permutation(len(labels))
+    test, train = order[:15], order[15:]
+    regression = LinearRegression().fit(unit[train], noisy["first"].to_numpy()[train])
+    assert found == pytest.approx(roc_auc_score(noisy["first"].to_numpy()[test], regression.predict(unit[test])))
+    assert found < 0.95  # what all people together would give is more
+
+
+def test_few_people_have_few_components(layout, theta, ids, labels):
+    small = WeightSpace.fit(layout, theta[:16], ids[:16], PCS)
+    assert len(fit_directions(small, labels[["first"]].loc[ids[:16]], PCS)["first"].vector) == 4
 
 
 def test_planted_directions_are_found(space, labels):
@@ -123,7 +139,9 @@ def test_random_step_is_as_long_and_points_elsewhere(space, labels):
     step, control = direction.step(space), random_step(space, direction, seed=3)
     assert control.norm() == pytest.approx(step.norm().item(), rel=1e-4)
     assert abs(cosine(step, control)) < 0.9
-    assert random_direction(space, PCS, 0).vector.norm() == pytest.approx(1, abs=1e-5)
+    vectors = [random_direction(space, PCS, seed).vector for seed in (0, 0, 1)]
+    assert vectors[0].norm() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(*vectors[:2]) and abs(cosine(vectors[0], vectors[2])) < 0.9
 
 
 def test_side_effects_by_hand():

@@ -1,6 +1,8 @@
 """Inversion against planted coefficients."""
 
 import copy
+from dataclasses import replace
+from unittest.mock import Mock
 
 import torch
 from planted import LATENT
@@ -36,6 +38,21 @@ def test_inversion_recovers_planted_coefficients(pipeline, space, monkeypatch):
     torch.testing.assert_close(found / few.std, planted / few.std, rtol=0, atol=0.1)
 
 
+def test_the_prior_pulls_to_the_mean_as_in_ridge_regression(pipeline, space, monkeypatch):
+    few, target = space.truncated(LATENT), torch.tensor([[0.9, -0.6, 0.3]])
+    recipe = InversionRecipe(steps=400, learning_rate=0.05, batch=1, prior=0.6)
+    worn = Mock(wraps=inversion.wearing)
+    monkeypatch.setattr(inversion, "wearing", worn)
+
+    def distance(*batch):  # of the worn coefficients, in standard deviations, to the target
+        units = few.project(worn.call_args.args[2]) / few.std
+        return (units - target).square().sum(1)
+
+    monkeypatch.setattr(inversion, "denoising_loss", distance)
+    found, _ = invert(pipeline, few, torch.zeros(1, 4, 8, 8), recipe, progress=False)
+    torch.testing.assert_close(found / few.std, target / (1 + recipe.prior / LATENT), rtol=0, atol=0.01)
+
+
 def test_inversion_does_not_depend_on_company(pipeline, space):
     few = space.truncated(LATENT)
     recipe = InversionRecipe(steps=20, learning_rate=0.1, batch=4, prior=0.0)
@@ -44,6 +61,9 @@ def test_inversion_does_not_depend_on_company(pipeline, space):
     alone, _ = invert(pipeline, few, latents[:1], recipe, progress=False)
     assert losses.shape == (20, 2) and together.shape == (2, LATENT)
     torch.testing.assert_close(together[:1] / few.std, alone / few.std, rtol=0, atol=0.02)
+    in_turn, losses_in_turn = invert(pipeline, few, latents, replace(recipe, at_once=1), progress=False)
+    torch.testing.assert_close(together / few.std, in_turn / few.std, rtol=0, atol=0.02)
+    torch.testing.assert_close(losses[0], losses_in_turn[0], rtol=1e-3, atol=1e-5)
     assert (together / few.std).abs().max() > 0.1
 
 

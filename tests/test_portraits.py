@@ -18,6 +18,14 @@ def test_portraits_are_generate_row_by_row(pipeline, space, theta):
     assert np.abs(images[1, 1].astype(int) - alone[0]).max() <= 1
 
 
+def test_pictures_are_the_pipelines_own(pipeline):
+    prompts, seeds = ["sks person", "a photo of a smiling woman"], [3, 5]
+    ours = generate(pipeline, prompts, seeds, sampling=Sampling(steps=4, guidance=3.0))
+    noise = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    theirs = pipeline(prompts, num_inference_steps=4, guidance_scale=3.0, latents=noise, output_type="np").images
+    assert np.abs(ours - 255 * theirs).max() <= 0.5 + 1e-3
+
+
 def test_every_row_has_a_strength_of_its_own(pipeline, space, theta):
     quick, strengths = Sampling(steps=2), torch.tensor([0.0, 0.5, 2.0])
     prompts, seeds = ["sks person"] * 3, [4] * 3
@@ -43,6 +51,9 @@ def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, th
     np.testing.assert_array_equal(paint(1000, early=None), edited)
     middle = paint(500)
     assert (middle != original).any() and (middle != edited).any()
+    # The four steps are at 999, 749, 499 and 249.
+    np.testing.assert_array_equal(paint(748), paint(499))
+    assert (paint(749) != paint(748)).any() and (paint(499) != paint(498)).any()
 
 
 def test_consistency_of_planted_embeddings():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from planted import LATENT, MODELS, PCS
 
+from w2w_lib import space as space_module
 from w2w_lib.space import WeightSpace, held_out_share, independent_columns, outside
 
 
@@ -15,6 +16,17 @@ def test_space_is_numpys_svd(space, theta):
     np.testing.assert_allclose(overlap, 1, atol=1e-4)
     np.testing.assert_allclose(space.std.numpy(), singular[:PCS] / np.sqrt(MODELS - 1), rtol=1e-4)
     np.testing.assert_allclose(space.explained, singular[:PCS] ** 2 / (singular**2).sum(), rtol=1e-4)
+
+
+def test_beyond_the_exact_sizes_it_is_still_the_svd(layout, ids, space, monkeypatch):
+    monkeypatch.setattr(space_module, "EXACT", 10)
+    falling = torch.randn(MODELS, layout.dimension, generator=torch.Generator().manual_seed(3))
+    u, _, v = torch.linalg.svd(falling, full_matrices=False)
+    theta = u * torch.arange(1, MODELS + 1) ** -0.5 @ v
+    singular = torch.linalg.svdvals((theta - theta.mean(0)).double())
+    found = WeightSpace.fit(layout, theta, ids, PCS)
+    torch.testing.assert_close(found.std.double(), singular[:PCS] / (MODELS - 1) ** 0.5, rtol=1e-3, atol=0)
+    assert found.total_variance == pytest.approx(float(singular.square().sum()) / (MODELS - 1), rel=1e-4)
 
 
 def test_standardised_space_is_the_svd_of_standardised_weights(layout, theta, ids):

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from w2w_lib.atomic import save_tensors
 from w2w_lib.space import WeightSpace
 
 
@@ -20,7 +20,8 @@ from w2w_lib.space import WeightSpace
 class Direction:
     """A unit vector among the coefficients measured in their standard deviations.
 
-    One unit of strength is therefore one standard deviation of the training models' projections onto it.
+    One unit of strength is therefore one standard deviation of the training models' projections onto it. It is normal
+    to the separating plane as these units show it; in theta's own, the paper's, that would be another vector.
     """
 
     attribute: str
@@ -51,9 +52,10 @@ def fit_directions(
 ) -> dict[str, Direction]:
     """One direction for each label column by least squares on the coefficients (Dravid et al. 2024, §3.3).
 
-    ``labels`` is indexed by identity. With ``disentangle`` the directions are solved jointly: one leaves the
-    linear scores of all other labels unchanged. The held-out AUC is of classifiers fitted without a share
-    ``held_out`` of the identities. ValueError for an identity without labels or a label that does not vary.
+    ``labels`` is indexed by identity. At most one component for four models is used. With ``disentangle`` the
+    directions are solved jointly: one leaves the linear scores of all other labels unchanged, or as nearly so as the
+    components allow. The held-out AUC is of classifiers fitted without a share ``held_out`` of the identities.
+    ValueError for an identity without labels or a label that does not vary.
     """
     missing = [i for i in space.ids if i not in labels.index]
     if missing:
@@ -125,8 +127,7 @@ def random_direction(space: WeightSpace, components: int, seed: int) -> Directio
 def save_directions(directions: dict[str, Direction], path: str | Path) -> None:
     """Write directions as one safetensors file."""
     ranges = {a: [d.lowest, d.highest, d.held_out_auc] for a, d in directions.items()}
-    vectors = {a: d.vector.contiguous() for a, d in directions.items()}
-    save_file(vectors, path, metadata={"ranges": json.dumps(ranges)})
+    save_tensors({a: d.vector for a, d in directions.items()}, path, {"ranges": json.dumps(ranges)})
 
 
 def load_directions(path: str | Path) -> dict[str, Direction]:

@@ -22,7 +22,7 @@ class Sampling:
 
     steps: int = 20
     guidance: float = 2.5
-    inject_below: int = 1000  # the adapter acts on timesteps up to this one (Dravid et al. 2024, §4.4: 700 to 1000)
+    inject_below: int = 1000  # the adapter acts on timesteps up to this one (Dravid et al. 2024, App. G: 700 to 1000)
     batch_size: int = 64
 
 
@@ -86,7 +86,7 @@ def _generate_batch(pipeline, prompts, seeds, layout, theta, early, strengths, s
     return decode(pipeline, latents)
 
 
-def _dressed(pipeline: StableDiffusionPipeline, layout: AdapterLayout, theta: Tensor | None):
+def _dressed(pipeline: StableDiffusionPipeline, layout: AdapterLayout | None, theta: Tensor | None):
     return nullcontext() if theta is None else wearing(pipeline.unet, layout, theta)
 
 
@@ -103,7 +103,7 @@ class _Switch:
             if bank is not None:
                 bank.enabled = enabled
 
-    def __call__(self, pipeline, step: int, timestep: int, tensors: dict) -> dict:
+    def __call__(self, pipeline, step: int, timestep: Tensor, tensors: dict) -> dict:
         following = pipeline.scheduler.timesteps[step + 1 :]
         if len(following):
             self.at(int(following[0]))
@@ -112,7 +112,7 @@ class _Switch:
 
 @torch.no_grad()
 def decode(
-    pipeline: StableDiffusionPipeline, latents: Float[Tensor, "batch channels height width"]
+    pipeline: StableDiffusionPipeline, latents: Float[Tensor, "batch channels cells_high cells_wide"]
 ) -> UInt8[np.ndarray, "batch height width 3"]:
     """Pictures of latents."""
     return as_images(

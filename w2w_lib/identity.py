@@ -21,10 +21,10 @@ class Faces:
 
     @classmethod
     def of(cls, people: People, ids: list[str], views: int) -> "Faces":
-        """The first ``views`` pictures of each identity."""
-        images = np.concatenate([people.of(i)[:views] for i in ids])
-        embeddings, found = embed_faces(images)
-        return cls(embeddings, np.repeat(ids, views), found)
+        """The first ``views`` pictures of each identity, or as many as there are."""
+        images = [people.of(i)[:views] for i in ids]
+        embeddings, found = embed_faces(np.concatenate(images))
+        return cls(embeddings, np.repeat(ids, [len(own) for own in images]), found)
 
     def templates(self) -> tuple[list[str], Float[np.ndarray, "people dim"]]:
         """The mean embedding of each person."""

@@ -20,7 +20,8 @@ class InversionRecipe:
 
     steps: int = 200
     learning_rate: float = 0.1
-    batch: int = 8
+    batch: int = 8  # noised copies of each picture in a step ...
+    at_once: int = 64  # ... of so many pictures at a time, which is a matter of memory alone
     prior: float = 1e-3  # weight of the squared coefficients: a pull towards the mean person
     timesteps: tuple[int, int] = (0, 1000)
     seed: int = 0
@@ -46,19 +47,22 @@ def invert(
     optimizer = torch.optim.Adam([units], recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
-    text = encode_prompts(pipeline, [INSTANCE_PROMPT]).expand(count * recipe.batch, -1, -1)
-    cells = None if mask is None else mask.repeat_interleave(recipe.batch, 0).to(device)
-    history = []
-    for _ in tqdm(range(recipe.steps), desc="invert", disable=not progress):
-        parts = [draw(r, x[None].cpu(), recipe.batch, recipe.timesteps) for r, x in zip(streams, latents, strict=True)]
-        batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
-        theta = space.unproject(units * std).to(device)
+    text = encode_prompts(pipeline, [INSTANCE_PROMPT])
+    groups = torch.arange(count).split(recipe.at_once)
+    history = torch.zeros(recipe.steps, count)
+    for step in tqdm(range(recipe.steps), desc="invert", unit="step", disable=not progress):
         optimizer.zero_grad()
-        with wearing(pipeline.unet, space.layout, theta, recipe.batch):
-            losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, text, cells)
-        per_picture = losses.view(count, recipe.batch).mean(1)
-        (per_picture.sum() + recipe.prior * units.square().sum().to(device) / units.shape[1]).backward()
+        for group in groups:
+            parts = [draw(streams[i], latents[i, None].cpu(), recipe.batch, recipe.timesteps) for i in group]
+            batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
+            cells = None if mask is None else mask[group].repeat_interleave(recipe.batch, 0).to(device)
+            theta, own = space.unproject(units[group] * std).to(device), text.expand(len(batch[0]), -1, -1)
+            with wearing(pipeline.unet, space.layout, theta, recipe.batch):
+                losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, own, cells)
+            per_picture = losses.view(len(group), recipe.batch).mean(1)
+            pull = recipe.prior * units[group].square().sum().to(device) / units.shape[1]
+            (per_picture.sum() + pull).backward()
+            history[step, group] = per_picture.detach().cpu()
         optimizer.step()
         schedule.step()
-        history.append(per_picture.detach().cpu())
-    return (units * std).detach(), torch.stack(history)
+    return (units * std).detach(), history

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+from w2w_lib.atomic import save_tensors
 from w2w_lib.layout import AdapterLayout
+
+EXACT = 5000  # models (or numbers of each) up to which the decomposition is exact; beyond, it is randomised
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,22 @@ class WeightSpace:
         if components is not None and not 0 < components < len(theta):
             raise ValueError(f"{components} components: expected 1 to {len(theta) - 1} for {len(theta)} models")
         scale = theta.std(0).clamp(min=1e-8) if standardise else None
-        data = (theta / scale if standardise else theta).double().numpy()
-        # The covariance's eigenvectors are exact; PCA's randomised solver missed the 500th by 4% (DESIGN §4).
-        exact = "full" if min(data.shape) <= 5000 else "randomized"
-        pca = PCA(components or len(theta) - 1, svd_solver=exact, random_state=seed)
-        coefficients = pca.fit_transform(data)
+        data = theta / scale if standardise else theta
+        total_variance = float(data.var(0).sum())
+        count = components or len(theta) - 1
+        if min(data.shape) <= EXACT:
+            pca = PCA(count, svd_solver="full", copy=False)
+            data = data.to(torch.float64, copy=True)
+        else:  # with scikit-learn's 10 oversamples it missed the 500th component by 4%
+            pca = PCA(count, svd_solver="randomized", n_oversamples=2 * count, random_state=seed)
+        coefficients = pca.fit_transform(data.numpy())
         return cls(
             layout,
             list(ids),
             torch.from_numpy(pca.mean_).float(),
             torch.from_numpy(pca.components_).float(),
             torch.from_numpy(coefficients).float(),
-            float(data.var(0, ddof=1).sum()),
+            total_variance,
             scale,
         )
 
@@ -115,9 +121,7 @@ class WeightSpace:
             "ids": json.dumps(self.ids),
             "total_variance": repr(self.total_variance),
         }
-        partial = Path(path).with_suffix(".partial")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
-        partial.replace(path)
+        save_tensors(tensors, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "WeightSpace":
