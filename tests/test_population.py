@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from w2w_lib.people import People, load_people
 from w2w_lib.population import (
     ATTRIBUTES,
     VOCABULARY,
@@ -208,6 +210,40 @@ def test_folder_source_says_what_is_wrong(folder):
         open_source(folder).images("cat")
     with pytest.raises(ValueError, match=r"No identity folders in .*cat: expected"):
         open_source(folder / "cat")
+
+
+def test_a_folder_more_changes_the_held_out_people_by_one_at_most(tmp_path):
+    settings = {"source": tmp_path, "heldout": 4, "train": 100, "size": 16}
+
+    def heldout(names):
+        for name in names:
+            (tmp_path / name).mkdir()
+            Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
+        train, apart = (load_people(settings, split).ids for split in ("train", "heldout"))
+        assert len(apart) == 4 and not set(train) & set(apart) and len(train) + len(apart) == len([*tmp_path.iterdir()])
+        return set(apart)
+
+    kept = [heldout([f"p{k}" for k in range(12)])] + [heldout([f"newcomer-{k}"]) for k in range(8)]
+    assert all(len(before - after) <= 1 for before, after in pairwise(kept)) and kept[0] != kept[-1]
+
+
+def test_a_set_of_people_comes_back_from_disk_or_is_not_there(tmp_path, monkeypatch):
+    people = People.render("tests", 3, 2, 32)
+    people.save(tmp_path)
+    again = People.load(tmp_path)
+    np.testing.assert_array_equal(again.images, people.images)
+    pd.testing.assert_frame_equal(again.labels, people.labels)
+    pd.testing.assert_frame_equal(again.pictures, people.pictures)
+    assert len(set(again.fingerprints().values())) == 3 and again.fingerprints() == people.fingerprints()
+
+    def full(table, path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(OSError, match="No space left"):
+        People(people.images[:2], people.pictures[:2], people.labels[:1]).save(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run notebook 01 first"):
+        People.load(tmp_path)
 
 
 def test_labels_are_truths_in_either_spelling(folder):

@@ -1,5 +1,6 @@
 """Profiles: data with the same sections everywhere, and errors that say what to do."""
 
+import os
 import shutil
 import subprocess
 
@@ -7,14 +8,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from w2w_lib import paths, profiles
+from w2w_lib.fleet import FleetRecipe
+from w2w_lib.generate import Sampling
+from w2w_lib.inversion import InversionRecipe
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A copy of params.yaml in a root of its own."""
     shutil.copy(paths.PARAMS, tmp_path)
-    for name in ("PARAMS", "BASES", "BASE_POCKET"):
-        monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / paths.PARAMS.name)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     return tmp_path
 
@@ -31,7 +34,14 @@ def test_every_profile_has_the_same_sections():
     params = YAML(typ="safe").load(paths.PARAMS)
     sections = {name: set(params[name]) for name in ("smoke", "pocket", "sd15")}
     assert sections["smoke"] == sections["pocket"] == sections["sd15"]
-    assert profiles.load("pocket", "population")["train"] >= 1000
+    for section in sections["smoke"] - {"base"}:
+        keys = {name: set(params[name][section]) for name in ("smoke", "pocket", "sd15")}
+        assert keys["smoke"] == keys["pocket"] == keys["sd15"], section
+    for name in ("smoke", "pocket", "sd15"):
+        FleetRecipe(**params[name]["finetune"]["recipe"])
+        InversionRecipe(**params[name]["inversion"]["recipe"])
+        for section in ("space", "edit", "inversion"):
+            Sampling(**params[name][section]["sampling"])
 
 
 def test_numbers_are_numbers_in_every_spelling(elsewhere):
@@ -74,17 +84,18 @@ def test_a_missing_base_is_named_and_changes_nothing(elsewhere, source):
 def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
         profiles.enrol("sd15", str(tmp_path))
-    assert not paths.BASES.exists()
+    assert not (paths.ROOT / "data").exists()
 
 
 def test_the_shipped_base_is_not_overwritten(elsewhere, folder):
-    shutil.copytree(folder, paths.BASE_POCKET)
+    shipped = elsewhere / "data/base/pocket"
+    shutil.copytree(folder, shipped)
     with pytest.raises(ValueError, match="data/base/pocket already holds a base model"):
         profiles.enrol("pocket", str(folder))
-    assert not paths.BASE_POCKET.is_symlink()
+    assert not shipped.is_symlink()
 
 
-@pytest.mark.skipif(not shutil.which("uv"), reason="make needs uv")
+@pytest.mark.skipif(not shutil.which(os.environ.get("UV", "uv")), reason="make needs uv")
 def test_make_refuses_an_unknown_profile_in_one_line():
     done = subprocess.run(
         ["make", "reproduce", "PROFILE=huge"], cwd=paths.ROOT, capture_output=True, text=True, timeout=120

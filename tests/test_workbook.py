@@ -1,11 +1,13 @@
 """The workbook as a pipeline, on checkouts of this repository: its stages on toy notebooks, then smoke."""
 
+import ast
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -18,7 +20,6 @@ from tiny_base import narrow_stable_diffusion
 from w2w_lib import paths, publishing, workbook
 from w2w_lib.people import People
 
-QUICK = 20  # seconds; 3 to 5 on an idle machine
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
@@ -61,10 +62,8 @@ def save_from_jupyter(path) -> None:
 
 
 def test_reproduced_profile_is_clean_and_a_second_run_does_nothing(toy):
-    began = time.monotonic()
     said = toy.reproduce("smoke")
     assert "Running" not in said and UP_TO_DATE in said
-    assert time.monotonic() - began < QUICK
     assert UP_TO_DATE in toy.changed("smoke")
 
 
@@ -83,6 +82,20 @@ def test_editing_code_or_parameters_changes_their_stage_only(own):
     assert "outputs/.stripped/03_space.py" in said and "params.yaml" in said
 
 
+def test_a_change_to_the_readers_own_people_or_labels_is_noticed(own):
+    (own.root / "friends/ada").mkdir(parents=True)
+    labels = own.root / "friends.csv"
+    labels.write_text("id,Young\nada,1\n")
+    change_parameters(own, "smoke", "population", source="friends", labels="friends.csv")
+    own.reproduce("smoke")
+    assert UP_TO_DATE in own.changed("smoke")
+    labels.write_text("id,Young\nada,0\n")
+    assert "render@smoke" in own.changed("smoke")
+    own.reproduce("smoke")
+    (own.root / "friends/ada/1.png").write_bytes(b"a picture")
+    assert "render@smoke" in own.changed("smoke")
+
+
 def test_profiles_do_not_disturb_each_other_and_the_base_is_not_trained(own):
     before = own.locked()
     own.call("dvc", "repro", "render@pocket")
@@ -92,12 +105,35 @@ def test_profiles_do_not_disturb_each_other_and_the_base_is_not_trained(own):
     assert not (own.root / "outputs/pocket/notebooks/00_base_model.ipynb").exists()
 
 
+def test_stages_depend_on_what_their_notebooks_import():
+    stages = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")["stages"].values()
+    for stage in (stage.get("do", stage) for stage in stages):
+        notebook = workbook.read(paths.ROOT / stage["cmd"].split()[2])
+        tree = ast.parse("\n".join(cell.source for cell in workbook.code_cells(notebook)))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        modules = {node.module.split(".")[1] for node in imports if node.module.startswith("w2w_lib.")}
+        modules |= {name.name for node in imports if node.module == "w2w_lib" for name in node.names}
+        listed = {Path(name).stem for name in stage["deps"] if name.startswith("w2w_lib/")}
+        assert modules - {"paths", "profiles"} <= listed, stage["cmd"]
+
+
+def test_a_profile_is_not_taken_for_one_whose_name_begins_alike(own):
+    own.call("w2w", "publish", "--profile", "smoke")
+    yaml, lock = YAML(), own.root / "dvc.lock"
+    locked = yaml.load(lock)
+    other = json.loads(json.dumps(locked["stages"]["span@smoke"]).replace("--profile smoke", "--profile smoke2"))
+    other["deps"] = [dep | {"md5": "of other code"} for dep in other["deps"]]
+    locked["stages"] = {"span@smoke2": other} | dict(locked["stages"])
+    yaml.dump(locked, lock)
+    assert own.call("w2w", "check", "--profile", "smoke").returncode == 0
+
+
 def test_executed_copy_states_its_parameters_once(toy):
     executed = workbook.read(toy.root / "outputs/smoke/notebooks/01_population.ipynb")
     assert [cell.source for cell in executed.cells].count('profile = "smoke"  # one of params.yaml') == 1
     assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
     cost = json.loads((toy.root / "outputs/smoke/runtimes/01_population.json").read_text())
-    assert 0 < cost["seconds"] < 60 and 2**24 < cost["peak_memory_bytes"] < 2**32
+    assert cost["seconds"] > 0 and 2**24 < cost["peak_memory_bytes"] < 2**32
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -149,6 +185,15 @@ def test_a_refusal_is_one_line_and_a_bug_a_traceback(own):
     broke = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
     assert broke.returncode == 1 and "Traceback" in broke.stderr
     assert "KeyError in outputs/smoke/notebooks/01_population.failed.ipynb" in broke.stderr
+    assert (own.root / "outputs/smoke/notebooks/01_population.failed.ipynb").exists()
+
+
+def test_a_killed_kernel_is_explained(own):
+    notebook = own.notebook("01_population")
+    write_notebook(notebook, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    own.call("w2w", "strip")
+    killed = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
+    assert "error: the notebook's process was killed, most likely for want of memory" in killed.stderr
     assert (own.root / "outputs/smoke/notebooks/01_population.failed.ipynb").exists()
 
 
@@ -216,9 +261,7 @@ def test_the_smoke_profile_runs_end_to_end(tmp_path):
     assert list(checkout.root.glob("notebooks/*.ipynb")), "no notebooks yet"
     checkout.reproduce("smoke", timeout=840)
     assert UP_TO_DATE in checkout.changed("smoke")
-    began = time.monotonic()
     assert "Running" not in checkout.reproduce("smoke")
-    assert time.monotonic() - began < QUICK
 
 
 @pytest.mark.workbook
@@ -226,14 +269,19 @@ def test_the_smoke_profile_runs_end_to_end(tmp_path):
 def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
     checkout = copy_repository(tmp_path / "w2w")
     save_as_folders(People.render("test", 18, 3), checkout.root / "friends")
+    for extra in (checkout.root / "friends/test-00003").glob("[1-9].png"):
+        extra.unlink()  # of one friend there is a single picture
     own = {"source": "friends", "labels": "friends/labels.csv", "judge_pictures": 500, "train": 12, "views": 3}
     change_parameters(checkout, "smoke", "population", **own)
-    change_parameters(checkout, "smoke", "edit", attributes=["Young", "Dimples"])
+    change_parameters(checkout, "smoke", "edit", attributes=["Young", "Dimples", "Smilling"])
+    change_parameters(checkout, "smoke", "inversion", edits=["Eyeglasses"])
+    change_parameters(checkout, "smoke", "space", components=100)
     narrow_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
     edit(checkout.root / "params.yaml", "smoke: {base: data/base/pocket}", "smoke: {base: data/base/narrow}")
     change_parameters(checkout, "smoke", "finetune", targets="release", again={}, workers=1)
     checkout.call("w2w", "strip")
-    checkout.call("dvc", "repro", "invert@smoke", timeout=540)
+    said = checkout.call("dvc", "repro", "invert@smoke", timeout=540).stdout
+    assert "without Smilling: not among the labels" in said
     metrics = checkout.root / "outputs" / "smoke" / "metrics"
     assert {"Young_flip", "Dimples_flip"} < json.loads((metrics / "edit.json").read_text()).keys()
 

@@ -26,13 +26,13 @@ def enrol(profile: str, base: Annotated[str, typer.Option(help="Folder or hub id
 
 
 @app.command()
-def run(notebook: Path, profile: Profile = "pocket", timeout: int = 4 * 3600) -> None:
-    """Execute one notebook in a profile (`timeout`: seconds a single cell may take)."""
+def run(notebook: Path, profile: Profile = "pocket") -> None:
+    """Execute one notebook in a profile."""
     if not notebook.is_file():
         known = ", ".join(paths.shown(path) for path in workbook.notebooks())
         raise FileNotFoundError(f"no notebook {notebook}: there are {known}")
     try:
-        typer.echo(workbook.run(notebook.resolve(), profile, timeout))
+        typer.echo(workbook.run(notebook.resolve(), profile))
     except KeyboardInterrupt:
         typer.echo("interrupted: what is finished is kept, the same command goes on from there", err=True)
         raise typer.Exit(130) from None

@@ -1,5 +1,6 @@
 """`environment.yml` for conda users, written from `uv.lock` so that both name the same versions."""
 
+import os
 import subprocess
 
 from packaging.requirements import Requirement
@@ -32,8 +33,9 @@ dependencies:
 
 def render() -> str:
     """The text of `environment.yml`: every package of the lock at its version, development tools included."""
-    command = "uv export --frozen --quiet --no-hashes --no-emit-project --no-annotate --no-header"
-    export = subprocess.run(command.split(), cwd=paths.ROOT, check=True, capture_output=True, text=True)
+    options = "export --frozen --quiet --no-hashes --no-emit-project --no-annotate --no-header".split()
+    uv = os.environ.get("UV", "uv")  # `uv run` says where it is; it need not be on the path
+    export = subprocess.run([uv, *options], cwd=paths.ROOT, check=True, capture_output=True, text=True)
     pins = [pin for line in export.stdout.splitlines() if (pin := _for_python(Requirement(line)))]
     (apart,) = [pin for pin in pins if pin.startswith(APART)]
     listed = "".join(f"      - {pin}\n" for pin in pins if pin != apart)

@@ -1,7 +1,6 @@
 """A set of people on disk: their pictures, what each picture shows, and their labels."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib import paths
+from w2w_lib.atomic import replacing
 from w2w_lib.base_model import encode_images
 from w2w_lib.generate import to_pixels
 from w2w_lib.population import ATTRIBUTES, IdentitySource, open_source, render_population
@@ -75,11 +75,12 @@ class People:
         """Write the set as a folder, complete or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "images.partial.npy"
-        np.save(partial, self.images, allow_pickle=False)
-        os.replace(partial, folder / "images.npy")
+        (folder / "labels.parquet").unlink(missing_ok=True)  # while it is not there, neither is the set
+        with replacing(folder / "images.npy") as partial:
+            np.save(partial, self.images, allow_pickle=False)
         self.pictures.to_parquet(folder / "pictures.parquet")
-        self.labels.to_parquet(folder / "labels.parquet")
+        with replacing(folder / "labels.parquet") as partial:
+            self.labels.to_parquet(partial)
 
     @classmethod
     def load(cls, folder: str | Path) -> "People":
@@ -95,7 +96,8 @@ def load_people(settings: dict, split: str) -> People:
     """People of one split (``train`` or ``heldout``) as a profile's ``population`` section describes them.
 
     They are rendered, or read from the folder of image folders that the section names as its ``source`` (with
-    ``labels``, a CSV or Parquet file), of which ``heldout`` identities, drawn at random, are kept apart.
+    ``labels``, a CSV or Parquet file), of which ``heldout`` identities, drawn by their names, are kept apart: where
+    a folder is added, the others stay where they were, but for one at most.
     """
     if "source" not in settings:
         return People.render(split, settings[split], settings["views"], settings["size"])
@@ -107,7 +109,7 @@ def load_people(settings: dict, split: str) -> People:
             f"{settings['source']}: {len(source.ids)} identities, expected at least {needed} "
             f"({settings['heldout']} are held out); add folders or lower `heldout` in params.yaml"
         )
-    shuffled = [source.ids[i] for i in np.random.default_rng(0).permutation(len(source.ids))]
+    shuffled = sorted(source.ids, key=lambda name: hashlib.sha256(name.encode()).digest())
     kept_apart, rest = shuffled[: settings["heldout"]], shuffled[settings["heldout"] :]
     chosen = kept_apart if split == "heldout" else rest[: settings["train"]]
     return People.read(source, sorted(chosen))

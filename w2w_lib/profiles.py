@@ -1,12 +1,12 @@
 """Profiles are data: the size of every stage stands in `params.yaml`, per profile and stage."""
 
-import os
 import re
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from w2w_lib import paths
+from w2w_lib.atomic import replacing
 
 LAYOUT = "profiles"  # the top-level key that lists which profiles are stages in dvc.yaml, and on which base
 
@@ -46,6 +46,20 @@ def base(profile: str) -> Path:
     return folder
 
 
+def sources() -> dict[str, str]:
+    """What each profile's people are made of: "rendered", or every file of its own (name, bytes, time of change)."""
+    params = _params()
+    found = {}
+    for profile in params[LAYOUT]:
+        settings = params[profile].get("population", {})
+        own = [paths.ROOT / settings[name] for name in ("source", "labels") if settings.get(name)]
+        files = sorted(file for path in own for file in [path, *path.rglob("*")] if file.is_file())
+        facts = ((paths.shown(file), file.stat()) for file in files)
+        lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts] if own else ["rendered"]
+        found[profile] = "\n".join(lines) + "\n"
+    return found
+
+
 def enrol(profile: str, source: str | None = None) -> None:
     """Make sure that a profile has its base model in place and its stages in `dvc.yaml`.
 
@@ -61,9 +75,8 @@ def enrol(profile: str, source: str | None = None) -> None:
     # one line of text more: a dump would lay out the whole file anew
     line = f"{LAYOUT}:\n  {profile}: {{base: {paths.shown(folder)}}}\n"
     text = re.sub(rf"^{LAYOUT}:.*\n", line, paths.PARAMS.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
-    scratch = paths.PARAMS.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, paths.PARAMS)
+    with replacing(paths.PARAMS) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _base_folder(profile: str, params: dict) -> Path:

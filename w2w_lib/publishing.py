@@ -63,7 +63,7 @@ def _stale(path: Path, profile: str, stages: dict) -> str | None:
         return "was saved from Jupyter with other outputs: run `make publish` (or git restore it)"
     for name, stage in stages.items():
         recorded = {dep["path"]: dep["md5"] for dep in stage.get("deps", [])}
-        if f"--profile {profile}" in stage["cmd"] and paths.shown(listing(path)) in recorded:
+        if stage["cmd"].split()[-1] == profile and paths.shown(listing(path)) in recorded:
             if recorded[paths.shown(listing(path))] != fingerprint(notebook):
                 return f"stage {name} last ran other code: {rerun}"
             changed = _changed_sources(name)

@@ -1,7 +1,7 @@
 """The notebooks as a pipeline: list their code for DVC, execute one in a profile.
 
 DVC depends on a listing of each notebook's code cells (`outputs/.stripped/*.py`), so neither outputs nor
-prose nor a save in Jupyter changes a stage.
+prose nor a save in Jupyter changes a stage; and on one of each profile's own pictures of people, if it has any.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from w2w_lib import paths, profiles
+from w2w_lib.atomic import replacing
 
 
 def notebooks() -> list[Path]:
@@ -53,19 +54,19 @@ def listing(notebook: Path) -> Path:
 
 def strip() -> list[Path]:
     """Bring the listings up to date, touching only those that differ; return these."""
-    changed = []
-    for path in notebooks():
-        text = code(read(path))
-        if not listing(path).exists() or listing(path).read_text(encoding="utf-8") != text:
-            write(listing(path), text)
-            changed.append(listing(path))
-    for orphan in set(paths.STRIPPED.glob("*.py")) - set(map(listing, notebooks())):
+    listings = {listing(path): code(read(path)) for path in notebooks()}
+    listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
+    changed = [path for path, text in listings.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write(path, listings[path])
+    for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):
         orphan.unlink()
     return changed
 
 
-def run(path: Path, profile: str, timeout: int) -> str:
+def run(path: Path, profile: str) -> str:
     """Execute a notebook in a profile into `outputs/<profile>/notebooks`; return what it cost, in words."""
+    from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -86,7 +87,6 @@ def run(path: Path, profile: str, timeout: int) -> str:
             running,
             kernel_name="python3",
             cwd=paths.NOTEBOOKS,
-            execution_timeout=timeout,
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
             progress_bar=False,  # the notebooks' own bars show, with their ETA
             stdout_file=sys.stdout,
@@ -95,6 +95,12 @@ def run(path: Path, profile: str, timeout: int) -> str:
     except PapermillExecutionError as error:
         os.replace(running, failed)
         raise ValueError(_explain(error, failed)) from None
+    except DeadKernelError:
+        os.replace(running, failed)
+        raise ValueError(
+            f"the notebook's process was killed, most likely for want of memory (stopped in {paths.shown(failed)}): "
+            "close other programs or lower the sizes in params.yaml; what is finished is kept"
+        ) from None
     os.replace(running, done)
     failed.unlink(missing_ok=True)
     return _note_cost(path.stem, profile, time.monotonic() - began)
@@ -103,9 +109,8 @@ def run(path: Path, profile: str, timeout: int) -> str:
 def write(path: Path, text: str) -> None:
     """Replace a file's text in one step, so that it is never half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _set_profile(notebook: NotebookNode, profile: str, path: Path) -> None:
@@ -135,4 +140,4 @@ def _note_cost(name: str, profile: str, seconds: float) -> str:
     cost = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
     write(paths.outputs(profile, "runtimes", f"{name}.json"), json.dumps(cost) + "\n")
     minutes, rest = divmod(round(seconds), 60)
-    return f"{name}: {minutes} min {rest:02} s, peak memory {peak / 2**30:.1f} GiB"
+    return f"{name}: {minutes} min {rest:02} s, largest process {peak / 2**30:.1f} GiB"
