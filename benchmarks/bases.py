@@ -3,7 +3,7 @@
     python benchmarks/bases.py data/base/pocket my/other/base      # after `make reproduce`, whose people it takes
 
 Nobody in a fleet feels the others, so for the base of the profile these are notebook 02's own numbers, to within the
-rounding of a batch. It takes about three minutes for each base on two cores: to be run before a thousand people are
+rounding of a batch. It takes about five minutes for each base on two cores: to be run before a thousand people are
 trained on a new one.
 """
 
