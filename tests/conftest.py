@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from w2w_lib import paths
 
-pytest_plugins = ["shapes", "planted"]
+pytest_plugins = ["shapes", "planted", "tiny_fleet"]
 
 TOY_CELL = """\
 for out in {outs}:

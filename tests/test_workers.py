@@ -1,0 +1,148 @@
+"""Fleets in several processes, and processes killed: the same adapters, each once, none lost."""
+
+import os
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from threading import RLock
+
+import psutil
+import pytest
+import torch
+from tiny_base import tiny_pipeline
+from tiny_fleet import RECIPE, WITHIN
+from tqdm import tqdm
+
+from w2w_lib import fleet as fleet_module
+from w2w_lib.base_model import fingerprint
+from w2w_lib.fleet import Fleet
+from w2w_lib.layout import AdapterLayout
+from w2w_lib.weights_dataset import WeightsDataset
+
+
+def train_share(folder, images, prior, share):
+    train_all_alone(folder, {i: images[i] for i in list(images)[share::2]}, prior)
+
+
+def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
+    rng = torch.Generator().manual_seed(9)
+    images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(6)}
+    train_apart(tmp_path / "one", images, prior).join()
+    context = get_context("fork")
+    runs = [context.Process(target=train_share, args=(tmp_path / "two", images, prior, k)) for k in (0, 1)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    one, two = WeightsDataset.open(tmp_path / "one"), WeightsDataset.open(tmp_path / "two")
+    two.verify()
+    assert sorted(two.ids) == list(images)
+    torch.testing.assert_close(two.theta(list(images)), one.theta(list(images)), rtol=0, atol=0)
+
+
+def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path, roomy):
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    for workers in (1, 2):
+        dataset = WeightsDataset.create(tmp_path / str(workers), layout, RECIPE.to_dict())
+        fleet.train_all(images, dataset, fleet_size=2, workers=workers)
+        dataset.verify()
+    one, two = (WeightsDataset.open(tmp_path / str(workers)).theta(list(images)) for workers in (1, 2))
+    assert (one - two).norm() < WITHIN * (one - fleet.start).norm()
+
+
+def train_with_workers(folder, images, prior):
+    pipeline = tiny_pipeline()
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
+    dataset = WeightsDataset.create(folder, layout, {})
+    fleet_module.plan = lambda workers, size, *_: (workers, size)  # in a process of its own
+    Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1, workers=2)
+
+
+def test_workers_end_with_their_parent_and_lose_nothing(prior, tmp_path):
+    images = dict.fromkeys([f"person-{i}" for i in range(2_000)], torch.zeros(1, 4, 8, 8))
+    parent = get_context("spawn").Process(target=train_with_workers, args=(tmp_path, images, prior))
+    parent.start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("shard-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.kill()
+    parent.join()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+    finished = WeightsDataset.open(tmp_path)
+    finished.verify()
+    assert finished.ids
+
+
+def die(*args, **kwargs):
+    os._exit(9)
+
+
+def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prior, tmp_path, roomy):
+    layout = AdapterLayout.of(pipeline.unet, "x")
+    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    fleet.train = die
+    with pytest.raises(MemoryError, match="fewer workers or a smaller fleet"):
+        fleet.train_all(images, dataset, fleet_size=1, workers=2)
+
+
+WITHOUT_GUARD = """
+from types import SimpleNamespace
+import torch
+from w2w_lib.workers import in_groups
+
+fleet = SimpleNamespace(compiled=False, ballast=torch.zeros(10**6))  # more than a pipe holds
+next(in_groups(fleet, {"person": torch.zeros(1)}, size=1, workers=2, say=print))
+"""
+
+
+def test_workers_that_cannot_start_are_an_error_and_not_a_hang(tmp_path):
+    (tmp_path / "script.py").write_text(WITHOUT_GUARD)
+    said = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "a script that uses workers needs `if __name__ == '__main__':`" in said.stderr
+
+
+def train_apart(folder, images, prior):
+    """Train in a process of its own, which is returned running."""
+    run = get_context("fork").Process(target=train_all_alone, args=(folder, images, prior))
+    run.start()
+    return run
+
+
+def train_all_alone(folder, images, prior):
+    torch.set_num_threads(1)  # a forked process must not wait for its parent's threads
+    tqdm.set_lock(RLock())  # tqdm's own is shared with the parent, which would wait for a killed process for ever
+    pipeline = tiny_pipeline()
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline), "paper", rank=1, alpha=3)
+    dataset = WeightsDataset.create(folder, layout, RECIPE.to_dict())
+    Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1)
+
+
+def test_twenty_kills_lose_no_finished_row_and_change_none(prior, tmp_path):
+    rng = torch.Generator().manual_seed(9)
+    images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(24)}
+    train_apart(tmp_path / "whole", images, prior).join()
+    folder, kills, finished = tmp_path / "killed", 0, 0
+    while finished < len(images):
+        run = train_apart(folder, images, prior)
+        while kills < 20 and run.is_alive() and len(list(folder.glob("shard-*"))) == finished:
+            run.join(0.01)  # until somebody is finished: so every run is killed in the middle
+        run.join(0.3 * float(torch.rand((), generator=rng)) if kills < 20 else None)
+        kills += run.is_alive()
+        run.kill()
+        run.join()
+        before, finished = finished, len(list(folder.glob("shard-*")))
+        assert finished > before
+        if finished == len(images) and kills < 20:  # done before the last kill: begin again, with more to redo
+            for shard in sorted(folder.glob("shard-*"))[::2]:
+                shard.unlink()
+            finished = len(images) // 2
+    assert kills == 20
+    whole, killed = WeightsDataset.open(tmp_path / "whole"), WeightsDataset.open(folder)
+    killed.verify()
+    assert sorted(killed.ids) == list(images)
+    torch.testing.assert_close(killed.theta(list(images)), whole.theta(list(images)), rtol=0, atol=0)
