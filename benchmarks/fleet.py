@@ -53,7 +53,7 @@ from w2w_lib.objective import denoising_loss, draw, stream
 from w2w_lib.people import People
 from w2w_lib.population import VOCABULARY
 
-GEMM_SIZE, GEMM_REPEATS, GEMM_TIMES = 2048, 10, 5
+GEMM_SIZE, GEMM_REPEATS, GEMM_TIMES = {"cpu": 2048, "cuda": 8192}, 10, 5
 REPEATS = 3  # of every way's timing
 VIEWS = 8
 PEERS = ("PEFT, as its examples", "PEFT, cached")
@@ -186,17 +186,19 @@ class _InBasePrecision:
 def _train(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
     flops = bench.flops_per_step()
+    torch.backends.cudnn.allow_tf32 = setting.dtype != torch.float32  # fp32 is fp32, as in the product beside it
     _company.wait()
     gemm = _gemm(setting)
     bench.run(way, steps=1)  # caches, compilation
-    rates = []
+    on_gpu, rates = setting.device == "cuda", []
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(REPEATS):
         _company.wait()
         bench.preparing, began = 0.0, time.perf_counter()
         theta = bench.run(way, setting.recipe.steps)  # ends with theta on the CPU, so a GPU is done
         rates.append(len(theta) * setting.recipe.steps / (time.perf_counter() - began - bench.preparing))
     rate = float(np.median(rates))
-    on_gpu = setting.device == "cuda"
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "model-steps/s": rate,
@@ -212,21 +214,21 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
 
 def _gemm(setting: Setting) -> float:
     """Operations per second of a large matrix product: the best of several measurements, as others may disturb one."""
-    a = torch.randn(GEMM_SIZE, GEMM_SIZE, dtype=setting.dtype, device=setting.device)
-    seconds = []
+    size, seconds = GEMM_SIZE[setting.device], []
+    a = torch.randn(size, size, dtype=setting.dtype, device=setting.device)
     for _ in range(GEMM_TIMES):
         began = time.perf_counter()
         for _ in range(GEMM_REPEATS):
             result = a @ a
         result.sum().item()
         seconds.append((time.perf_counter() - began) / GEMM_REPEATS)
-    return 2 * GEMM_SIZE**3 / min(seconds)
+    return 2 * size**3 / min(seconds)
 
 
 def _paint(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
     count = min(PAINTED, len(setting.people.ids))
-    theta = bench.fleet(steps=1, size=count, compiled=False)[:count]
+    theta = 0.01 * torch.randn(count, bench.layout.dimension, generator=torch.Generator().manual_seed(0))
     prompts, seeds = [INSTANCE_PROMPT] * count, range(count)
     sampling = Sampling(batch_size=count)
     began = time.perf_counter()
@@ -307,15 +309,17 @@ def main(
     random_sd15: Annotated[bool, typer.Option(help="Stable Diffusion 1.5's architecture with random weights.")] = False,
     people: Annotated[int, typer.Option(help="Adapters that a fleet trains.")] = 64,
     steps: Annotated[int, typer.Option(help="Steps of each adapter.")] = 10,
-    out: Annotated[Path, typer.Option(help="Where the numbers go.")] = Path("benchmarks/fleet.json"),
+    out: Annotated[Path | None, typer.Option(help="Where the numbers go: by default beside this file.")] = None,
 ) -> None:
     """Measure and print both tables, and write them as JSON after every row."""
     recipe = FleetRecipe(steps=steps, learning_rate=0.0125, instance_batch=1, prior_batch=1, prior_weight=1.0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    out = out or Path("benchmarks", "fleet_sd15.json" if random_sd15 else "fleet.json")
     with tempfile.TemporaryDirectory() as folder:
         base = _random_stable_diffusion(folder) if random_sd15 else base or str(profiles.base("pocket"))
-        opened = open_base(base)
+        opened = open_base(base, device="cpu")
         size = opened.unet.config.sample_size * opened.vae_scale_factor
+        del opened
         setting = Setting(base, People.render("benchmark", people, VIEWS, size), recipe, torch.bfloat16, device)
         about = {"people": people, "steps": steps, "device": device}
         training, rows = {}, []
@@ -332,6 +336,8 @@ def main(
 def _ways(people: int, device: str) -> list[str]:
     sizes = [size for size in (1, 4, 16) if size < people]
     ways = [*PEERS, *(f"fleet of {size}" for size in (*sizes, people))]
+    if device == "cuda":  # where the largest may not fit
+        ways += [f"compiled fleet of {size}" for size in sizes]
     ways += [f"compiled fleet of {people}", f"fp32 compiled fleet of {people}"]
     if device == "cpu":
         ways += [f"{torch.get_num_threads()} × {way}" for way in (PEERS[1], *ways[-3:])]

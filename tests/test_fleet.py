@@ -105,14 +105,17 @@ def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior,
             assert (other - sequential).norm() < WITHIN * moved
 
 
-def test_a_compiled_fleet_trains_the_same_adapters(pipeline, layout, images, prior, monkeypatch):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_fleet_trains_the_same_adapters(
+    pipeline, layout, images, prior, monkeypatch, checkpointing, unchecked
+):
     # Traced and differentiated as a graph, but run by PyTorch: the C++ that is made of it takes minutes to compile.
     traced = Mock(wraps=partial(torch.compile, backend="aot_eager", fullgraph=True))
     monkeypatch.setattr(torch, "compile", traced)
     fleet = Fleet(pipeline, layout, RECIPE, prior)
     eager, _ = fleet.train(images)
     assert not traced.called
-    compiled, _ = Fleet(pipeline, layout, RECIPE, prior, compiled=True).train(images)
+    compiled, _ = Fleet(pipeline, layout, RECIPE, prior, compiled=True, checkpointing=checkpointing).train(images)
     assert traced.called and (compiled - eager).norm() < WITHIN * (eager - fleet.start).norm()
 
 

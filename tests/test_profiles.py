@@ -87,6 +87,12 @@ def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
     assert not (paths.ROOT / "data").exists()
 
 
+def test_a_file_is_no_base(elsewhere, tmp_path):
+    (tmp_path / "realistic.safetensors").touch()
+    with pytest.raises(ValueError, match=r"realistic\.safetensors is a file, expected a folder: .*from_single_file"):
+        profiles.enrol("sd15", str(tmp_path / "realistic.safetensors"))
+
+
 def test_the_shipped_base_is_not_overwritten(elsewhere, folder):
     shipped = elsewhere / "data/base/pocket"
     shutil.copytree(folder, shipped)

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from w2w_lib import paths, profiles
+from w2w_lib.atomic import write_text
 from w2w_lib.attribute_judge import AttributeJudge
 from w2w_lib.base_model import open_base
 from w2w_lib.directions import Direction, load_directions
@@ -70,7 +71,7 @@ class Artefacts:
     def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
         """Write a stage's metrics, rounded, for ``dvc metrics show``; leave out what is not a number."""
         rounded = {name: round(float(value), digits) for name, value in numbers.items() if isfinite(value)}
-        paths.metrics(self.profile, stage).write_text(json.dumps(rounded, indent=1) + "\n")
+        write_text(json.dumps(rounded, indent=1) + "\n", paths.metrics(self.profile, stage))
 
     def _file(self, *parts: str) -> Path:
         return paths.outputs(self.profile, *parts)

@@ -21,6 +21,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(text: str, path: str | Path) -> None:
+    """A text file, in UTF-8; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def save_tensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file with these tensors and this metadata."""
     with replacing(path) as partial:

@@ -85,10 +85,10 @@ class BaseData:
     held_out: int  # the last so many images are kept for the printed check
 
 
-def _render(recipe: BaseRecipe, work: Path, workers: int) -> UInt8[Tensor, "images 3 height width"]:
+def _render(recipe: BaseRecipe, work: Path) -> UInt8[Tensor, "images 3 height width"]:
     path = work / "images.npy"
     if not path.exists():
-        images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size, workers)
+        images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size)
         with replacing(path) as partial:
             np.save(partial, images.reshape(-1, *images.shape[2:]), allow_pickle=False)
     return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
@@ -148,11 +148,11 @@ def _refined(codec: PatchCodec, recipe: BaseRecipe, images, latents: Tensor, wor
     return refined.requires_grad_(False).eval()
 
 
-def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2, compiled: bool = False) -> BaseData:
+def prepare_data(recipe: BaseRecipe, work: Path, compiled: bool = False) -> BaseData:
     """Render the base's people, fit the codec on them, encode and caption every view; cached in ``work``."""
     cache = work / "data.safetensors"
     if not cache.exists():
-        pixels = _render(recipe, work, workers)
+        pixels = _render(recipe, work)
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))
         fitted = pixels[order[:CODEC_IMAGES]]
         codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels)
@@ -166,5 +166,5 @@ def prepare_data(recipe: BaseRecipe, work: Path, workers: int = 2, compiled: boo
     held_out = min(64, recipe.people // 4) * recipe.views
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
     seen = slice(None, -held_out)
-    codec = _refined(codec, recipe, _render(recipe, work, workers)[seen], stored["latents"][seen], work, compiled)
+    codec = _refined(codec, recipe, _render(recipe, work)[seen], stored["latents"][seen], work, compiled)
     return BaseData(**kept, codec=codec, held_out=held_out)

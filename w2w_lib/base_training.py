@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.atomic import replacing
+from w2w_lib.atomic import replacing, write_text
 from w2w_lib.base_data import BaseData, BaseRecipe, prepare_data
 from w2w_lib.base_model import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
 from w2w_lib.codec_training import face_weight
@@ -200,8 +200,7 @@ def _begin(recipe: BaseRecipe, work: Path) -> None:
     if begun.exists():
         _same(recipe, json.loads(begun.read_text()), work)
     else:
-        with replacing(begun) as partial:
-            partial.write_text(json.dumps(asdict(recipe), indent=1))
+        write_text(json.dumps(asdict(recipe), indent=1), begun)
 
 
 def _same(recipe: BaseRecipe, settings: dict, folder: Path) -> None:
@@ -223,21 +222,22 @@ def train_base(
     recipe: BaseRecipe,
     out: Path,
     work: Path,
-    device: str = "cpu",
-    workers: int = 2,
+    device: str | None = None,
     checkpoint_every: int = 500,
     compiled: bool = False,
 ) -> list[dict]:
     """Train (or continue) the base, write it as a half-precision pipeline folder ``out``, return the loss log.
 
-    Interrupt it at any time: the next call continues from the last checkpoint in ``work``.
-    ``compiled`` trains a third faster where there is a C++ compiler. A base that is already in ``out`` is left as it
-    is; ValueError if it was made by another recipe.
+    Interrupt it at any time: the next call continues from the last checkpoint in ``work``. The UNet trains on
+    ``device``, by default a GPU if there is one; all else is done by the CPU. ``compiled`` trains a third faster where
+    there is a C++ compiler. A base that is already in ``out`` is left as it is; ValueError if it was made by another
+    recipe.
     """
     if (out / "training.json").exists():
         return _finished(recipe, out)
     _begin(recipe, work)
-    trainer = BaseTrainer(recipe, prepare_data(recipe, work, workers, compiled), work, device, compiled)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = BaseTrainer(recipe, prepare_data(recipe, work, compiled), work, device, compiled)
     trainer.load_checkpoint()
     recent = []
     bar = tqdm(total=recipe.steps, initial=trainer.step, desc="train base", unit="step", mininterval=10)
@@ -252,5 +252,5 @@ def train_base(
             trainer.save_checkpoint()
     bar.close()
     trainer.pipeline().to(dtype=torch.float16).save_pretrained(out)
-    (out / "training.json").write_text(json.dumps({"recipe": asdict(recipe), "log": trainer.log}, indent=1))
+    write_text(json.dumps({"recipe": asdict(recipe), "log": trainer.log}, indent=1), out / "training.json")
     return trainer.log

@@ -155,7 +155,13 @@ class Fleet:
         return tuple(torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
 
     def memory_per_model(self, latents: Float[Tensor, "images channels height width"]) -> int:
-        """Bytes that one training step keeps for each adapter: what autograd saves of one model's forward pass."""
+        """Bytes that one training step takes for each adapter: on a GPU its peak, on a CPU what autograd saves."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            with self._checkpoints():
+                self._first_step(latents)
+            return torch.cuda.max_memory_allocated(self.device) - before
         saved = {}
 
         def count(tensor: Tensor) -> Tensor:
@@ -165,16 +171,16 @@ class Fleet:
 
         weights = {p.untyped_storage().data_ptr() for p in self.unet.parameters()}
         with self._checkpoints(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            self._first_loss(latents)
+            self._first_step(latents)
         return sum(size for pointer, size in saved.items() if pointer not in weights)
 
-    def _first_loss(self, latents: Tensor) -> Tensor:
+    def _first_step(self, latents: Tensor) -> None:
         recipe = self.recipe
         theta = self.start[None].to(self.device).requires_grad_()
         batch = self._batch([latents], [stream(recipe.seed, "memory")])
         text = self.instance_text.expand(len(batch[0]), -1, -1)
         with wearing(self.unet, self.layout, theta, each=len(batch[0])):
-            return denoising_loss(self.unet, self.scheduler, *batch, text).sum()
+            denoising_loss(self.unet, self.scheduler, *batch, text).sum().backward()
 
     def train_all(
         self,

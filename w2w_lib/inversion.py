@@ -1,6 +1,6 @@
 """Inversion: the point of w2w space whose model paints the person of a single picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -42,7 +42,9 @@ def invert(
     """
     recipe = recipe or InversionRecipe()
     count, device = len(latents), pipeline.device
-    units = torch.zeros(count, len(space.components), requires_grad=True)
+    units = torch.zeros(count, len(space.components), device=device, requires_grad=True)
+    there = {name: own.to(device) for name, own in vars(space).items() if isinstance(own, Tensor)}
+    space = replace(space, **there)
     std = space.std
     optimizer = torch.optim.Adam([units], recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
@@ -56,13 +58,13 @@ def invert(
             parts = [draw(streams[i], latents[i, None].cpu(), recipe.batch, recipe.timesteps) for i in group]
             batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
             cells = None if mask is None else mask[group].repeat_interleave(recipe.batch, 0).to(device)
-            theta, own = space.unproject(units[group] * std).to(device), text.expand(len(batch[0]), -1, -1)
+            theta, own = space.unproject(units[group] * std), text.expand(len(batch[0]), -1, -1)
             with wearing(pipeline.unet, space.layout, theta, recipe.batch):
                 losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, own, cells)
             per_picture = losses.view(len(group), recipe.batch).mean(1)
-            pull = recipe.prior * units[group].square().sum().to(device) / units.shape[1]
+            pull = recipe.prior * units[group].square().sum() / units.shape[1]
             (per_picture.sum() + pull).backward()
             history[step, group] = per_picture.detach().cpu()
         optimizer.step()
         schedule.step()
-    return (units * std).detach(), history
+    return (units * std).detach().cpu(), history

@@ -13,7 +13,11 @@ OUT_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primiti
 
 def plan(workers: int, fleet_size: int, bytes_each: int, device: torch.device) -> tuple[int, int]:
     """At most so many workers, and adapters in each one's fleet, as fit into the free memory; at least one of each."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what PyTorch keeps for later, the driver calls used
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = psutil.virtual_memory().available
     room = SHARE * free
     workers = max(1, min(workers, int(room / WORKER_BYTES / 2)))
     of_each = room / workers - (WORKER_BYTES if workers > 1 else 0)

@@ -31,9 +31,9 @@ class People:
     labels: pd.DataFrame
 
     @classmethod
-    def render(cls, split: str, count: int, views: int, size: int = 64, workers: int = 2) -> "People":
+    def render(cls, split: str, count: int, views: int, size: int = 64) -> "People":
         """The first ``count`` people of a split of the pocket world."""
-        images, table = render_population(split, range(count), views, size, workers)
+        images, table = render_population(split, range(count), views, size)
         table.insert(0, "id", [identity_name(split, i) for i in table["person"]])
         labels = table.drop_duplicates("id").set_index("id")[list(ATTRIBUTES)].astype(bool)
         pictures = table.drop(columns=list(ATTRIBUTES))

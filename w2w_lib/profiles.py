@@ -6,7 +6,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from w2w_lib import paths
-from w2w_lib.atomic import replacing
+from w2w_lib.atomic import write_text
 
 LAYOUT = "profiles"  # the top-level key that lists which profiles are stages in dvc.yaml, and on which base
 
@@ -75,8 +75,7 @@ def enrol(profile: str, source: str | None = None) -> None:
     # one line of text more: a dump would lay out the whole file anew
     line = f"{LAYOUT}:\n  {profile}: {{base: {paths.shown(folder)}}}\n"
     text = re.sub(rf"^{LAYOUT}:.*\n", line, paths.PARAMS.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
-    with replacing(paths.PARAMS) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(text, paths.PARAMS)
 
 
 def _base_folder(profile: str, params: dict) -> Path:
@@ -87,6 +86,11 @@ def _base_folder(profile: str, params: dict) -> Path:
 def _place(folder: Path, source: str) -> None:
     if folder.is_dir() and not folder.is_symlink():
         raise ValueError(f"{paths.shown(folder)} already holds a base model; move it away before giving BASE={source}")
+    if Path(source).is_file():
+        raise ValueError(
+            f"BASE={source} is a file, expected a folder: write it as one with "
+            "`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
+        )
     found = Path(source).resolve() if Path(source).is_dir() else _download(source)
     if not (found / "model_index.json").is_file():
         raise FileNotFoundError(
@@ -104,6 +108,6 @@ def _download(hub_id: str) -> Path:
     from diffusers import StableDiffusionPipeline
 
     try:
-        return Path(StableDiffusionPipeline.download(hub_id))
+        return Path(StableDiffusionPipeline.download(hub_id, safety_checker=None))
     except OSError as error:
         raise FileNotFoundError(f"{wanted}; the hub did not give it: {str(error).splitlines()[0]}") from error

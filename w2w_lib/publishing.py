@@ -12,7 +12,8 @@ from nbstripout import strip_output
 from ruamel.yaml import YAML
 
 from w2w_lib import paths
-from w2w_lib.workbook import code_cells, fingerprint, listing, notebooks, read, strip, write
+from w2w_lib.atomic import write_text
+from w2w_lib.workbook import code_cells, fingerprint, listing, notebooks, read, strip
 
 LARGE = 3_000_000  # bytes; a page of the repository with more than this renders slowly
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")  # cell metadata
@@ -37,7 +38,7 @@ def publish(profile: str) -> list[tuple[Path, int]]:
     if problems:
         raise ValueError("nothing published:\n  " + "\n  ".join(problems))
     for path, notebook in published.items():
-        write(path, nbformat.writes(notebook, version=4) + "\n")
+        write_text(nbformat.writes(notebook, version=4) + "\n", path)
         if picture := _hero(notebook):
             paths.HERO.parent.mkdir(exist_ok=True)
             paths.HERO.write_bytes(picture)

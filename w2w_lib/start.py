@@ -38,20 +38,21 @@ def shared_start(
     for factor in layout.factors:
         start = torch.zeros(factor.shape)
         if factor.is_down:
-            seen = inputs[factor.module].flatten(0, -2)
+            mean, squares = inputs[factor.module]
             if factor.module in blind_to:
-                common = F.normalize(blind_to[factor.module].flatten(0, -2).mean(0), dim=0)
-                seen = seen - torch.outer(seen @ common, common)
-            _, directions = torch.linalg.eigh(seen.T @ seen)
+                common = F.normalize(blind_to[factor.module][0], dim=0)
+                rest = torch.eye(len(common)).double() - torch.outer(common, common)
+                mean, squares = rest @ mean, rest @ squares @ rest
+            _, directions = torch.linalg.eigh(squares)
             start = directions[:, -layout.rank :].flip(1).T
-            start = start * (seen.mean(0) @ start.T).sign()[:, None]  # an eigenvector's sign is anybody's choice
+            start = start * (mean @ start.T).sign()[:, None]  # an eigenvector's sign is anybody's choice
         parts.append(start.flatten())
     return torch.cat(parts).float()
 
 
 @torch.no_grad()
-def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int, prompt: str) -> dict[str, Tensor]:
-    """What goes into each target module while the base looks at noisy pictures."""
+def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int, prompt: str) -> dict[str, tuple]:
+    """Mean x and sum of x xᵀ of what goes into each target module while the base looks at noisy pictures."""
     rng, modules, seen = stream(seed, "start"), dict(pipeline.unet.named_modules()), {}
     latents = latents[:LOOKS].float().cpu()
     noise = torch.randn(latents.shape, generator=rng)
@@ -61,7 +62,8 @@ def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int, prompt:
 
     def keep(name: str):
         def hook(module, inputs: tuple) -> None:
-            seen[name] = inputs[0].detach().double().cpu()
+            x = inputs[0].detach().flatten(0, -2).double()
+            seen[name] = x.mean(0).cpu(), (x.T @ x).cpu()
 
         return hook
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from w2w_lib.atomic import replacing, save_tensors
+from w2w_lib.atomic import save_tensors, write_text
 from w2w_lib.layout import AdapterLayout
 
 
@@ -59,8 +59,8 @@ class WeightsDataset:
         with dataset._alone():
             if not (folder / "header.json").exists():
                 header = {"layout": json.loads(layout.to_json()), "recipe": recipe}
-                with _disk(folder, "the header"), replacing(folder / "header.json") as partial:
-                    partial.write_text(json.dumps(header, indent=1))
+                with _disk(folder, "the header"):
+                    write_text(json.dumps(header, indent=1), folder / "header.json")
                 return dataset
         return cls.create(folder, layout, recipe)  # somebody else was quicker
 

@@ -17,7 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from w2w_lib import paths, profiles
-from w2w_lib.atomic import replacing
+from w2w_lib.atomic import write_text
 
 
 def notebooks() -> list[Path]:
@@ -58,7 +58,7 @@ def strip() -> list[Path]:
     listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
     changed = [path for path, text in listings.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in changed:
-        write(path, listings[path])
+        write_text(listings[path], path)
     for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):
         orphan.unlink()
     return changed
@@ -106,13 +106,6 @@ def run(path: Path, profile: str) -> str:
     return _note_cost(path.stem, profile, time.monotonic() - began)
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file's text in one step, so that it is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
 def _set_profile(notebook: NotebookNode, profile: str, path: Path) -> None:
     # in place of papermill's injected cell, so that the executed copy states its parameters once
     for cell in notebook.cells:
@@ -138,6 +131,6 @@ def _note_cost(name: str, profile: str, seconds: float) -> str:
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     cost = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
-    write(paths.outputs(profile, "runtimes", f"{name}.json"), json.dumps(cost) + "\n")
+    write_text(json.dumps(cost) + "\n", paths.outputs(profile, "runtimes", f"{name}.json"))
     minutes, rest = divmod(round(seconds), 60)
     return f"{name}: {minutes} min {rest:02} s, largest process {peak / 2**30:.1f} GiB"

@@ -37,11 +37,16 @@ class IdentitySource(Protocol):
 
 # ---------------------------------------------------------------- rendered
 def render_population(
-    split: str, indices: Iterable[int], views: int, size: int = 64, workers: int = 2, progress: bool = True
+    split: str,
+    indices: Iterable[int],
+    views: int,
+    size: int = 64,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Images uint8 (people, views, size, size, 3) and a table of one row per picture.
 
-    The result does not depend on `workers`.
+    The result does not depend on the number of processes, `workers`: one for each core if it is not given.
     """
     indices = [int(index) for index in indices]
     images = np.empty((len(indices), views, size, size, 3), np.uint8)
@@ -57,9 +62,9 @@ def render_population(
     return images, pd.DataFrame(rows)
 
 
-def _render_all(split: str, indices: Sequence[int], views: int, size: int, workers: int):
+def _render_all(split: str, indices: Sequence[int], views: int, size: int, workers: int | None):
     tasks = [(split, index, views, size) for index in indices]
-    workers = min(workers, len(tasks))
+    workers = min(workers or os.cpu_count() or 1, len(tasks))
     if workers <= 1:
         yield from map(_render_identity, tasks)
         return
