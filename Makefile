@@ -36,7 +36,7 @@ lint: $(SYNCED) ## Check code and notebooks with ruff
 lab: $(SYNCED) ## Open the workbook in JupyterLab
 	@$(RUN) jupyter lab --notebook-dir . notebooks
 
-base: $(SYNCED) ## Measure the shipped base model again; ANEW=1 trains it from scratch first (three and a half hours; resumes)
+base: $(SYNCED) ## Measure the shipped base model again; ANEW=1 trains it from scratch first (under four hours; resumes)
 	@$(RUN) w2w strip
 	@if [ '$(ANEW)' ] && [ ! -e outputs/base_training/.anew ]; then \
 	  rm -rf data/base/pocket data/judge outputs/base_training; mkdir -p outputs/base_training; touch outputs/base_training/.anew; fi
