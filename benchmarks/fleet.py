@@ -314,7 +314,7 @@ def main(
     """Measure and print both tables, and write them as JSON after every row."""
     recipe = FleetRecipe(steps=steps, learning_rate=0.0125, instance_batch=1, prior_batch=1, prior_weight=1.0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    out = out or Path("benchmarks", "fleet_sd15.json" if random_sd15 else "fleet.json")
+    out = out or Path(__file__).with_name("fleet_sd15.json" if random_sd15 else "fleet.json")
     with tempfile.TemporaryDirectory() as folder:
         base = _random_stable_diffusion(folder) if random_sd15 else base or str(profiles.base("pocket"))
         opened = open_base(base, device="cpu")
