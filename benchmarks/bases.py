@@ -15,15 +15,19 @@ import pandas as pd
 import torch
 import typer
 
-from w2w_lib import profiles
-from w2w_lib.artefacts import Artefacts
-from w2w_lib.base_model import CLASS_PROMPT, encode_images, fingerprint, open_base
-from w2w_lib.fleet import Fleet, FleetRecipe
-from w2w_lib.generate import Sampling, generate, to_pixels
-from w2w_lib.identity import Faces, verify
-from w2w_lib.layout import TARGETS, AdapterLayout
-from w2w_lib.portraits import portraits, shots
-from w2w_lib.weights_dataset import WeightsDataset
+from w2w_lib.evaluation.identity import Faces, verify
+from w2w_lib.evaluation.portraits import portraits, prompts_with_seeds
+from w2w_lib.lora.layout import TARGETS, AdapterLayout
+from w2w_lib.models.base import open_base
+from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.images import encode_images, to_pixels
+from w2w_lib.models.prompts import CLASS_PROMPT
+from w2w_lib.models.sampling import Sampling, generate
+from w2w_lib.training.fleet import Fleet
+from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.training.weights_dataset import WeightsDataset
+from w2w_lib.workbook import profiles
+from w2w_lib.workbook.artefacts import Artefacts
 
 
 def likeness(base: str, settings: dict, people) -> pd.DataFrame:
@@ -32,7 +36,7 @@ def likeness(base: str, settings: dict, people) -> pd.DataFrame:
     pipeline, sampling = open_base(base, torch.bfloat16), Sampling(**evaluation["sampling"])
     ids = people.ids[: evaluation["people"]]
     real = Faces.of(people, ids, evaluation["views"])
-    taken = shots(evaluation["prompts"], evaluation["first_seed"], evaluation["shots"])
+    prompt_seeds = prompts_with_seeds(evaluation["prompts"], evaluation["first_seed"], evaluation["images"])
     count = settings["prior_images"]
     class_pictures = generate(pipeline, [CLASS_PROMPT] * count, range(count), sampling=sampling)
     prior, latents = encode_images(pipeline, to_pixels(class_pictures)), people.latents(pipeline)
@@ -43,9 +47,9 @@ def likeness(base: str, settings: dict, people) -> pd.DataFrame:
             trained = WeightsDataset.create(folder, layout, recipe.to_dict())
             fleet = Fleet(pipeline, layout, recipe, prior)
             fleet.train_all({i: latents[i] for i in ids}, trained, settings["fleet_size"], settings["workers"])
-            theta = trained.theta(ids)
-        rows[f"{targets} layers"] = verify(portraits(pipeline, layout, theta, taken, sampling), ids, real)
-    rows["no adapter"] = verify(portraits(pipeline, layout, 0 * theta, taken, sampling), ids, real)
+            weights = trained.weights(ids)
+        rows[f"{targets} layers"] = verify(portraits(pipeline, layout, weights, prompt_seeds, sampling), ids, real)
+    rows["no adapter"] = verify(portraits(pipeline, layout, 0 * weights, prompt_seeds, sampling), ids, real)
     return pd.DataFrame(rows).T
 
 

@@ -32,26 +32,22 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from w2w_lib import profiles
-from w2w_lib.adapter_files import save_adapter
-from w2w_lib.bank import wearing
-from w2w_lib.base_model import (
-    CLASS_PROMPT,
-    INSTANCE_PROMPT,
-    build_text_encoder,
-    build_tokenizer,
-    encode_images,
-    encode_prompts,
-    fingerprint,
-    open_base,
-)
-from w2w_lib.fleet import Fleet, FleetRecipe
-from w2w_lib.generate import Sampling, generate, to_pixels
-from w2w_lib.layout import AdapterLayout
-from w2w_lib.memory import smaller_fleet
-from w2w_lib.objective import denoising_loss, draw, stream
-from w2w_lib.people import People
-from w2w_lib.population import VOCABULARY
+from w2w_lib.lora.adapter_files import save_adapter
+from w2w_lib.lora.batched import apply_adapters
+from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models.base import open_base
+from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.images import encode_images, to_pixels
+from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
+from w2w_lib.models.sampling import Sampling, generate
+from w2w_lib.people.people_set import People
+from w2w_lib.people.rendered.captions import VOCABULARY
+from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer
+from w2w_lib.training.fleet import Fleet
+from w2w_lib.training.memory import halved_fleet
+from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.workbook import profiles
 
 GEMM_SIZE, GEMM_REPEATS, GEMM_TIMES = {"cpu": 2048, "cuda": 8192}, 10, 5
 REPEATS = 3  # of every way's timing
@@ -115,7 +111,7 @@ class Bench:
             parameter.data = start[name][0].to(self.device)
         optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
         rng, own = stream(recipe.seed, identity), self.people.of(identity)
-        weights = torch.tensor([1.0, recipe.prior_weight], device=self.device)
+        loss_weights = torch.tensor([1.0, recipe.prior_weight], device=self.device)
         self.preparing += time.perf_counter() - began
         for _ in range(steps):
             if cached:
@@ -125,22 +121,22 @@ class Bench:
                 text = encode_prompts(pipeline, [INSTANCE_PROMPT, CLASS_PROMPT])
             draws = [draw(rng, source, 1, recipe.timesteps) for source in (latents, prior)]
             batch = (torch.cat(column).to(self.device) for column in zip(*draws, strict=True))
-            loss = (weights * denoising_loss(_InBasePrecision(model), pipeline.scheduler, *batch, text)).sum()
+            loss = (loss_weights * denoising_loss(_InBasePrecision(model), pipeline.scheduler, *batch, text)).sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
             optimizer.step()
-        theta = layout.flatten({n: p.detach().float() for n, p in trained.items()})
+        weights = layout.flatten({n: p.detach().float() for n, p in trained.items()})
         began = time.perf_counter()
         model.unload()
         self.preparing += time.perf_counter() - began
-        return theta
+        return weights
 
     def fleet(self, steps: int, size: int, compiled: bool) -> torch.Tensor:
         """The fleet, ``size`` people at a time."""
         fleet = Fleet(self.pipeline, self.layout, replace(self.recipe, steps=steps), self.prior, compiled)
         ids, thetas = self.people.ids, []
-        with wearing(self.pipeline.unet, self.layout) as bank:
+        with apply_adapters(self.pipeline.unet, self.layout) as bank:
             for first in range(0, len(ids), size):
                 chosen = {i: self.latents[i] for i in ids[first : first + size]}
                 thetas.append(fleet.train(chosen, bank=bank)[0])
@@ -159,14 +155,14 @@ class Bench:
         return counter.get_total_flops()
 
     @torch.no_grad()
-    def loss(self, theta: torch.Tensor) -> float:
+    def loss(self, weights: torch.Tensor) -> float:
         """Of the compared people's adapters, on one noise for all ways."""
         pictures = torch.stack([self.latents[i][0] for i in self.people.ids[:COMPARED]])
         noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(1))
         timesteps = torch.linspace(300, 900, len(pictures)).long()
         batch = (x.to(self.device) for x in (pictures, noise, timesteps))
         text = self.text[:1].expand(len(pictures), -1, -1)
-        with wearing(self.pipeline.unet, self.layout, theta[:COMPARED].to(self.device)):
+        with apply_adapters(self.pipeline.unet, self.layout, weights[:COMPARED].to(self.device)):
             return denoising_loss(self.pipeline.unet, self.pipeline.scheduler, *batch, text).mean().item()
 
 
@@ -196,8 +192,8 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
     for _ in range(REPEATS):
         _company.wait()
         bench.preparing, began = 0.0, time.perf_counter()
-        theta = bench.run(way, setting.recipe.steps)  # ends with theta on the CPU, so a GPU is done
-        rates.append(len(theta) * setting.recipe.steps / (time.perf_counter() - began - bench.preparing))
+        weights = bench.run(way, setting.recipe.steps)  # ends with weights on the CPU, so a GPU is done
+        rates.append(len(weights) * setting.recipe.steps / (time.perf_counter() - began - bench.preparing))
     rate = float(np.median(rates))
     peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
@@ -208,7 +204,7 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
         "TFLOP/s": rate * flops / 1e12,
         "of GEMM rate": rate * flops / gemm,
         "peak GB": peak / 1e9,
-        "loss": bench.loss(theta),
+        "loss": bench.loss(weights),
     }
 
 
@@ -228,16 +224,16 @@ def _gemm(setting: Setting) -> float:
 def _paint(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
     count = min(PAINTED, len(setting.people.ids))
-    theta = 0.01 * torch.randn(count, bench.layout.dimension, generator=torch.Generator().manual_seed(0))
+    weights = 0.01 * torch.randn(count, bench.layout.dimension, generator=torch.Generator().manual_seed(0))
     prompts, seeds = [INSTANCE_PROMPT] * count, range(count)
     sampling = Sampling(batch_size=count)
     began = time.perf_counter()
     if way == "in one batch":
-        generate(bench.pipeline, prompts, seeds, bench.layout, theta, sampling=sampling)
+        generate(bench.pipeline, prompts, seeds, bench.layout, weights, sampling=sampling)
     else:
         with tempfile.TemporaryDirectory() as folder:
             for seed in seeds:
-                save_adapter(bench.layout, theta[seed], Path(folder) / f"{seed}.safetensors")
+                save_adapter(bench.layout, weights[seed], Path(folder) / f"{seed}.safetensors")
                 bench.pipeline.load_lora_weights(folder, weight_name=f"{seed}.safetensors")
                 generate(bench.pipeline, prompts[:1], [seed], sampling=sampling)
                 bench.pipeline.unload_lora_weights()
@@ -256,7 +252,7 @@ def _train_as(way: str, setting: Setting) -> pd.Series:
         return _in_processes(processes, _train, setting, way)
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, BrokenExecutor):  # killed, as one is for want of memory
-            smaller_fleet(2, error)  # raises what is not for want of memory
+            halved_fleet(2, error)  # raises what is not for want of memory
         return pd.Series(dtype=float)
 
 

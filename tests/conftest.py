@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ruamel.yaml import YAML
 
-from w2w_lib import paths
+from w2w_lib.workbook import paths
 
 pytest_plugins = ["shapes", "planted", "tiny_fleet"]
 

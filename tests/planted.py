@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny_base import tiny_pipeline
 
-from w2w_lib.base_model import fingerprint
-from w2w_lib.layout import AdapterLayout
-from w2w_lib.space import WeightSpace
+from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.space.weight_space import WeightSpace
 
 MODELS, PCS, LATENT = 60, 8, 3
 
@@ -23,7 +23,7 @@ def layout(pipeline):
 
 
 @pytest.fixture(scope="module")
-def theta(layout):
+def weights(layout):
     """Weight vectors around a mean, mostly in a plane of LATENT dimensions."""
     rng = torch.Generator().manual_seed(1)
     basis = torch.linalg.qr(torch.randn(layout.dimension, LATENT, generator=rng)).Q.T
@@ -38,8 +38,8 @@ def ids():
 
 
 @pytest.fixture(scope="module")
-def space(layout, theta, ids):
-    return WeightSpace.fit(layout, theta, ids, PCS)
+def space(layout, weights, ids):
+    return WeightSpace.fit(layout, weights, ids, PCS)
 
 
 @pytest.fixture(scope="module")

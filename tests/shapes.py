@@ -4,12 +4,14 @@ import jaxtyping
 import pytest
 from beartype import BeartypeConf, beartype
 
-from w2w_lib import paths
+from w2w_lib.workbook import paths
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do where a float is expected
-# Not what numba (population) and PyTorch (bank) compile: they cannot look through the check.
-modules = {file.stem for file in paths.PACKAGE.glob("[!_]*.py")} - {"bank"}
-jaxtyping.install_import_hook([f"w2w_lib.{name}" for name in modules], "shapes.check")
+# Not what numba (people.rendered) and PyTorch (lora.batched) compile: they cannot look through the check.
+compiled = ("w2w_lib.people.rendered", "w2w_lib.lora.batched")
+files = (file.relative_to(paths.PACKAGE.parent).with_suffix("") for file in paths.PACKAGE.rglob("[!_]*.py"))
+modules = [name for file in files if not (name := ".".join(file.parts)).startswith(compiled)]
+jaxtyping.install_import_hook(modules, "shapes.check")
 
 
 @pytest.fixture

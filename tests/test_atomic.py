@@ -2,7 +2,7 @@
 
 import pytest
 
-from w2w_lib.atomic import replacing
+from w2w_lib.files.atomic import replacing
 
 
 def test_what_fails_leaves_what_was_there(tmp_path):

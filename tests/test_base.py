@@ -10,21 +10,20 @@ from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 from tiny_base import narrow_stable_diffusion
 
-from w2w_lib.base_data import BaseData, BaseRecipe, _caption, prepare_data, with_identifier
-from w2w_lib.base_model import MAX_TOKENS, build_tokenizer, encode_images, encode_prompts, fingerprint, open_base
-from w2w_lib.base_training import BaseTrainer, train_base
-from w2w_lib.model_card import model_card
-from w2w_lib.population import (
-    ATTRIBUTES,
-    VOCABULARY,
-    as_text,
-    caption_features,
-    caption_full,
-    meaning,
-    sample_person,
-    sample_view,
-)
-from w2w_lib.text_training import read, train_text_encoder, what_is_said
+from w2w_lib.models.base import open_base
+from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.images import encode_images
+from w2w_lib.models.prompts import encode_prompts
+from w2w_lib.people.rendered.captions import VOCABULARY, as_text, caption_features, caption_full
+from w2w_lib.people.rendered.meaning import meaning
+from w2w_lib.people.rendered.person import ATTRIBUTES, sample_person
+from w2w_lib.people.rendered.view import sample_view
+from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer
+from w2w_lib.pocket.base_training import BaseTrainer, train_base
+from w2w_lib.pocket.model_card import model_card
+from w2w_lib.pocket.recipe import BaseRecipe
+from w2w_lib.pocket.text_training import read, train_text_encoder, what_is_said
+from w2w_lib.pocket.training_data import BaseData, _caption, prepare_data, with_identifier
 
 SMALL = {
     "people": 60,

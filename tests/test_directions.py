@@ -8,15 +8,11 @@ from planted import PCS
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
-from w2w_lib.directions import (
-    fit_directions,
-    load_directions,
-    random_direction,
-    save_directions,
-    separation,
-)
-from w2w_lib.editing import combined_step, flipped, opposite_strengths, random_step, side_effects, spill
-from w2w_lib.space import WeightSpace
+from w2w_lib.evaluation.edits import flipped, side_effects, spill
+from w2w_lib.space.controls import random_direction, random_step
+from w2w_lib.space.directions import fit_directions, load_directions, save_directions, separation
+from w2w_lib.space.edits import combined_step, opposite_strengths
+from w2w_lib.space.weight_space import WeightSpace
 
 
 def cosine(a, b):
@@ -41,8 +37,8 @@ def test_the_held_out_auc_is_of_people_that_the_regression_has_not_seen(space, l
     assert found < 0.95  # what all people together would give is more
 
 
-def test_few_people_have_few_components(layout, theta, ids, labels):
-    small = WeightSpace.fit(layout, theta[:16], ids[:16], PCS)
+def test_few_people_have_few_components(layout, weights, ids, labels):
+    small = WeightSpace.fit(layout, weights[:16], ids[:16], PCS)
     assert len(fit_directions(small, labels[["first"]].loc[ids[:16]], PCS)["first"].vector) == 4
 
 
@@ -66,12 +62,12 @@ def test_disentangled_directions_move_one_score_each(space, labels):
     assert (effect - effect.diagonal().diag()).abs().max() < 1e-5
 
 
-def test_step_moves_the_projection_by_its_strength(layout, theta, ids, labels):
+def test_step_moves_the_projection_by_its_strength(layout, weights, ids, labels):
     for standardise in (False, True):
-        space = WeightSpace.fit(layout, theta, ids, PCS, standardise=standardise)
+        space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise)
         direction = fit_directions(space, labels[["first", "second"]], PCS)["first"]
-        moved = space.project(theta[:3] + direction.step(space, 1.7))
-        change = direction.projection(space, moved) - direction.projection(space, space.project(theta[:3]))
+        moved = space.project(weights[:3] + direction.step(space, 1.7))
+        change = direction.projection(space, moved) - direction.projection(space, space.project(weights[:3]))
         torch.testing.assert_close(change, torch.full((3,), 1.7), rtol=1e-3, atol=1e-3)
 
 

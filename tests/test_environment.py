@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from ruamel.yaml import YAML
 
-from w2w_lib import environment, paths
+from w2w_lib.workbook import environment, paths
 
 PYTHON_311 = {"python_version": "3.11", "python_full_version": "3.11.14", "sys_platform": "linux"}
 

@@ -12,14 +12,15 @@ from peft.optimizers import create_loraplus_optimizer
 from tiny_fleet import RECIPE, WITHIN
 from transformers import get_linear_schedule_with_warmup
 
-from w2w_lib.adapter_files import save_adapter
-from w2w_lib.bank import wearing
-from w2w_lib.base_model import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts, fingerprint
-from w2w_lib.fleet import Fleet
-from w2w_lib.layout import AdapterLayout
-from w2w_lib.objective import denoising_loss, draw, stream
-from w2w_lib.start import STARTS
-from w2w_lib.weights_dataset import WeightsDataset
+from w2w_lib.lora.adapter_files import save_adapter
+from w2w_lib.lora.batched import apply_adapters
+from w2w_lib.lora.initialisation import INITIALISATIONS
+from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
+from w2w_lib.training.fleet import Fleet
+from w2w_lib.training.weights_dataset import WeightsDataset
 
 
 @pytest.fixture(scope="module", params=["paper", "release"])
@@ -31,20 +32,20 @@ def random_theta(layout, models, seed=0):
     return torch.randn(models, layout.dimension, generator=torch.Generator().manual_seed(seed)) * 0.2
 
 
-def peft_model(unet, layout, theta, folder):
-    save_adapter(layout, theta, folder, "peft")
+def peft_model(unet, layout, weights, folder):
+    save_adapter(layout, weights, folder, "peft")
     return PeftModel.from_pretrained(copy.deepcopy(unet), str(folder), is_trainable=True)
 
 
 def test_each_row_wears_its_own_adapter_as_in_peft(pipeline, layout, tmp_path):
-    theta = random_theta(layout, 3)
+    weights = random_theta(layout, 3)
     x, t = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 999])
     text = encode_prompts(pipeline, ["a photo of sks person"] * 3)
     before = pipeline.unet(x, t, text).sample
-    with wearing(pipeline.unet, layout, theta):
+    with apply_adapters(pipeline.unet, layout, weights):
         ours = pipeline.unet(x, t, text).sample
     for i in range(3):
-        reference = peft_model(pipeline.unet, layout, theta[i], tmp_path / str(i))
+        reference = peft_model(pipeline.unet, layout, weights[i], tmp_path / str(i))
         expected = reference(x[i : i + 1], t[i : i + 1], text[i : i + 1]).sample
         torch.testing.assert_close(ours[i : i + 1], expected, rtol=1e-4, atol=1e-5)
         assert (ours[i] - before[i]).abs().max() > 1e-3
@@ -90,9 +91,9 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 
-@pytest.mark.parametrize(("start", "lr_ratio"), [*zip(STARTS, (1.0, 8.0, 8.0), strict=True)])
+@pytest.mark.parametrize(("start", "lr_ratio"), [*zip(INITIALISATIONS, (1.0, 8.0, 8.0), strict=True)])
 def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start, lr_ratio):
-    recipe = replace(RECIPE, start=start, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
+    recipe = replace(RECIPE, initialisation=start, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
     fleet = Fleet(pipeline, layout, recipe, prior)
     together, _ = fleet.train(images)
     backwards, _ = fleet.train(dict(reversed(images.items())))
@@ -175,10 +176,10 @@ def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
     fleet.train_all(images, WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict()), fleet_size=1)
     ids = list(images)
     assert sorted(part.ids) == sorted(whole.ids) == sorted(ids)
-    assert (part.theta(ids) - whole.theta(ids)).norm() < WITHIN * (whole.theta(ids) - fleet.start).norm()
+    assert (part.weights(ids) - whole.weights(ids)).norm() < WITHIN * (whole.weights(ids) - fleet.start).norm()
     whole.verify()
     with pytest.raises(ValueError, match=r"person-0.*already"):
-        whole.append(["person-0"], whole.theta(["person-0"]), torch.zeros(1))
+        whole.append(["person-0"], whole.weights(["person-0"]), torch.zeros(1))
     with pytest.raises(ValueError, match="another fine-tuning recipe"):
         WeightsDataset.create(whole.folder, layout, RECIPE.to_dict() | {"steps": 6})
     with pytest.raises(ValueError, match="NaN"):
@@ -186,4 +187,4 @@ def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
     shard = next(whole.folder.glob("shard-*"))
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        whole.theta()
+        whole.weights()

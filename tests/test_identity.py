@@ -6,8 +6,8 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestCentroid
 
-from w2w_lib import identity
-from w2w_lib.identity import Faces, verify
+from w2w_lib.evaluation import identity
+from w2w_lib.evaluation.identity import Faces, verify
 
 IDS = [f"p{k}" for k in range(6)]
 

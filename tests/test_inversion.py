@@ -7,10 +7,10 @@ from unittest.mock import Mock
 import torch
 from planted import LATENT
 
-from w2w_lib import inversion
-from w2w_lib.bank import wearing
-from w2w_lib.inversion import InversionRecipe, invert
-from w2w_lib.portraits import head_mask
+from w2w_lib.evaluation.portraits import head_mask
+from w2w_lib.lora.batched import apply_adapters
+from w2w_lib.space import inversion
+from w2w_lib.space.inversion import InversionRecipe, invert
 
 
 def teacher_loss(pipeline, layout, planted, batch):
@@ -19,7 +19,7 @@ def teacher_loss(pipeline, layout, planted, batch):
 
     def loss(unet, scheduler, latents, noise, timesteps, text, mask):
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        with torch.no_grad(), wearing(teacher, layout, planted, batch):
+        with torch.no_grad(), apply_adapters(teacher, layout, planted, batch):
             target = teacher(noisy, timesteps, text).sample
         return (unet(noisy, timesteps, text).sample - target).square().mean((1, 2, 3))
 
@@ -41,8 +41,8 @@ def test_inversion_recovers_planted_coefficients(pipeline, space, monkeypatch):
 def test_the_prior_pulls_to_the_mean_as_in_ridge_regression(pipeline, space, monkeypatch):
     few, target = space.truncated(LATENT), torch.tensor([[0.9, -0.6, 0.3]])
     recipe = InversionRecipe(steps=400, learning_rate=0.05, batch=1, prior=0.6)
-    worn = Mock(wraps=inversion.wearing)
-    monkeypatch.setattr(inversion, "wearing", worn)
+    worn = Mock(wraps=inversion.apply_adapters)
+    monkeypatch.setattr(inversion, "apply_adapters", worn)
 
     def distance(*batch):  # of the worn coefficients, in standard deviations, to the target
         units = few.project(worn.call_args.args[2]) / few.std

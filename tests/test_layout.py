@@ -3,8 +3,8 @@
 import pytest
 from tiny_base import tiny_pipeline
 
-from w2w_lib.bank import wearing
-from w2w_lib.layout import AdapterLayout
+from w2w_lib.lora.batched import apply_adapters
+from w2w_lib.lora.layout import AdapterLayout
 
 
 def test_layouts_that_cannot_be(pipeline, unchecked):
@@ -22,5 +22,5 @@ def test_layouts_that_cannot_be(pipeline, unchecked):
     assert len({f.key for f in twice.factors}) == len(twice.factors)
     wider = AdapterLayout.of(tiny_pipeline(channels=(16, 64)).unet, "x")
     with pytest.raises(ValueError, match=r"adapter of another base: .* needs a width of 64, this UNet has .* 32"):
-        with wearing(pipeline.unet, wider):
+        with apply_adapters(pipeline.unet, wider):
             pass

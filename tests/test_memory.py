@@ -13,10 +13,10 @@ import pytest
 import torch
 from tiny_fleet import RECIPE
 
-from w2w_lib import memory
-from w2w_lib import workers as workers_module
-from w2w_lib.fleet import Fleet
-from w2w_lib.weights_dataset import WeightsDataset
+from w2w_lib.training import memory
+from w2w_lib.training import workers as workers_module
+from w2w_lib.training.fleet import Fleet
+from w2w_lib.training.weights_dataset import WeightsDataset
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_memory_grows_with_the_batch(pipeline, layout, images, prior):
 
 
 def test_only_a_want_of_memory_makes_a_fleet_smaller():
-    assert memory.smaller_fleet(5, RuntimeError("bad_alloc")) == 2
+    assert memory.halved_fleet(5, RuntimeError("bad_alloc")) == 2
     with pytest.raises(RuntimeError, match="shapes"):
-        memory.smaller_fleet(5, RuntimeError("shapes do not match"))
+        memory.halved_fleet(5, RuntimeError("shapes do not match"))
     with pytest.raises(MemoryError, match="not even one adapter fits"):
-        memory.smaller_fleet(1, MemoryError())
+        memory.halved_fleet(1, MemoryError())
 
 
 def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_path, monkeypatch):

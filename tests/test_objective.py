@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import nn
 
-from w2w_lib.objective import denoising_loss, draw, stream
+from w2w_lib.models.denoising import denoising_loss, draw, stream
 
 OFF = 0.5  # by which a prediction is wrong, in one channel of one cell
 

@@ -11,19 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from w2w_lib.people import People, load_people
-from w2w_lib.population import (
-    ATTRIBUTES,
-    VOCABULARY,
-    caption,
-    caption_full,
-    counterfactual,
-    open_source,
-    render,
-    render_population,
-    sample_person,
-    sample_view,
-)
+from w2w_lib.people.people_set import People, load_people
+from w2w_lib.people.rendered.captions import VOCABULARY, caption, caption_full
+from w2w_lib.people.rendered.person import ATTRIBUTES, counterfactual, sample_person
+from w2w_lib.people.rendered.population import render_population
+from w2w_lib.people.rendered.render import render
+from w2w_lib.people.rendered.view import sample_view
+from w2w_lib.people.sources import open_source
 
 # Setting a label may have to unset those that exclude it; a bald head has no hair colour, length or fringe.
 HAIR = {
@@ -68,7 +62,7 @@ def test_a_person_does_not_depend_on_company():
 
 def test_people_are_the_same_in_another_process():
     code = (
-        "import json; from dataclasses import asdict; from w2w_lib.population import sample_person, sample_view;"
+        "import json; from dataclasses import asdict; from w2w_lib.people.rendered import sample_person, sample_view;"
         "print(json.dumps([asdict(sample_person('tests', 7)), asdict(sample_view('tests', 7, 3))]))"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from w2w_lib.generate import Sampling, generate
-from w2w_lib.portraits import consistency, crop_portrait, head_mask, portraits, shots
+from w2w_lib.evaluation.faces import FALLBACK_BOX, detect_faces
+from w2w_lib.evaluation.identity import consistency
+from w2w_lib.evaluation.portraits import crop_photo, head_mask, portraits, prompts_with_seeds
+from w2w_lib.models.sampling import Sampling, generate
 
 
-def test_portraits_are_generate_row_by_row(pipeline, space, theta):
-    taken = shots(["sks person", "person"], first_seed=7, count=3)
-    assert taken == [("sks person", 7), ("person", 8), ("sks person", 9)]
+def test_portraits_are_generate_row_by_row(pipeline, space, weights):
+    prompt_seeds = prompts_with_seeds(["sks person", "person"], first_seed=7, count=3)
+    assert prompt_seeds == [("sks person", 7), ("person", 8), ("sks person", 9)]
     quick = Sampling(steps=2, batch_size=4)
-    images = portraits(pipeline, space.layout, theta[:2], taken, quick, progress=False)
-    alone = generate(pipeline, ["person"], [8], space.layout, theta[1:2], sampling=quick)
+    images = portraits(pipeline, space.layout, weights[:2], prompt_seeds, quick, progress=False)
+    alone = generate(pipeline, ["person"], [8], space.layout, weights[1:2], sampling=quick)
     assert images.shape[:2] == (2, 3)
     assert np.abs(images[1, 1].astype(int) - alone[0]).max() <= 1
 
@@ -26,21 +28,21 @@ def test_pictures_are_the_pipelines_own(pipeline):
     assert np.abs(ours - 255 * theirs).max() <= 0.5 + 1e-3
 
 
-def test_every_row_has_a_strength_of_its_own(pipeline, space, theta):
+def test_every_row_has_a_strength_of_its_own(pipeline, space, weights):
     quick, strengths = Sampling(steps=2), torch.tensor([0.0, 0.5, 2.0])
     prompts, seeds = ["sks person"] * 3, [4] * 3
-    together = generate(pipeline, prompts, seeds, space.layout, theta[:1].expand(3, -1), strengths, quick)
+    together = generate(pipeline, prompts, seeds, space.layout, weights[:1].expand(3, -1), strengths, quick)
     up = torch.cat([torch.full((factor.size,), not factor.is_down) for factor in space.layout.factors])
     for image, strength in zip(together, strengths, strict=True):
-        scaled = torch.where(up, strength * theta[:1], theta[:1])  # as much weaker or stronger as B is
+        scaled = torch.where(up, strength * weights[:1], weights[:1])  # as much weaker or stronger as B is
         alone = generate(pipeline, prompts[:1], seeds[:1], space.layout, scaled, sampling=quick)
         assert np.abs(image.astype(int) - alone[0]).max() <= 1
     bare = generate(pipeline, prompts[:1], seeds[:1], sampling=quick)
     assert np.abs(together[0].astype(int) - bare[0]).max() <= 1 < np.abs(together[2].astype(int) - bare[0]).max()
 
 
-def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, theta):
-    first, second = theta[:1], theta[1:2]
+def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, weights):
+    first, second = weights[:1], weights[1:2]
 
     def paint(inject_below, late=second, early=first):
         quick = Sampling(steps=4, guidance=1.5, inject_below=inject_below)
@@ -66,13 +68,11 @@ def test_consistency_of_planted_embeddings():
 def test_crop_puts_the_face_where_portraits_have_it():
     from skimage.data import astronaut
 
-    from w2w_lib.judges import FALLBACK_BOX, detect_faces
-
-    boxes, found = detect_faces(crop_portrait(astronaut(), 128)[None])
+    boxes, found = detect_faces(crop_photo(astronaut(), 128)[None])
     assert found[0]
     assert np.abs(boxes[0] - FALLBACK_BOX).mean() < 25  # of 256
     with pytest.raises(ValueError, match="shows no face"):
-        crop_portrait(np.zeros((64, 64, 3), np.uint8), 64)
+        crop_photo(np.zeros((64, 64, 3), np.uint8), 64)
 
 
 def test_head_mask_covers_the_middle():

@@ -7,10 +7,10 @@ import subprocess
 import pytest
 from ruamel.yaml import YAML
 
-from w2w_lib import paths, profiles
-from w2w_lib.fleet import FleetRecipe
-from w2w_lib.generate import Sampling
-from w2w_lib.inversion import InversionRecipe
+from w2w_lib.models.sampling import Sampling
+from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.workbook import paths, profiles
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_every_profile_has_the_same_sections():
         assert keys["smoke"] == keys["pocket"] == keys["sd15"], section
     for name in ("smoke", "pocket", "sd15"):
         FleetRecipe(**params[name]["finetune"]["recipe"])
-        InversionRecipe(**params[name]["inversion"]["recipe"])
-        for section in ("space", "edit", "inversion"):
+        InversionRecipe(**params[name]["invert"]["recipe"])
+        for section in ("space", "edit", "invert"):
             Sampling(**params[name][section]["sampling"])
 
 

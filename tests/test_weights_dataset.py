@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_base import stable_diffusion_unet
 
-from w2w_lib import atomic
-from w2w_lib.layout import AdapterLayout
-from w2w_lib.weights_dataset import WeightsDataset
+from w2w_lib.files import atomic
+from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.training.weights_dataset import WeightsDataset
 
 
 def random_theta(layout, models, seed=0):
@@ -50,21 +50,24 @@ def test_a_full_disk_leaves_what_was_finished(pipeline, layout, tmp_path, monkey
 
 def test_what_a_row_says_cannot_be_swapped_doubled_or_nan(pipeline, layout, tmp_path, unchecked):
     dataset = WeightsDataset.create(tmp_path, layout, {"seed": 3})
-    theta, losses = random_theta(layout, 2), torch.tensor([0.5, 0.6])
+    weights, losses = random_theta(layout, 2), torch.tensor([0.5, 0.6])
     for ids, bad, said in (
         (["a", "a"], losses, "identities a are in .* already"),
         (["a", "b"], losses[:1], r"losses of shape \(1,\): expected .* and \(2,\)"),
         (["a", "b"], losses * torch.nan, "losses of a, b hold NaN"),
     ):
         with pytest.raises(ValueError, match=said):
-            dataset.append(ids, theta, bad)
-    dataset.append(["of/two", "b"], theta, losses, {"b": "of b"})
+            dataset.append(ids, weights, bad)
+    dataset.append(["of/two", "b"], weights, losses, {"b": "of b"})
     dataset.verify()
     assert dataset.pictures() == {"of/two": None, "b": "of b"} and dataset.losses()["b"] == losses[1]
-    torch.testing.assert_close(dataset.theta(["b", "of/two"]), theta.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(dataset.weights(["b", "of/two"]), weights.flip(0), rtol=0, atol=0)
     (shard,) = tmp_path.glob("shard-*")
     with safe_open(shard, "pt") as file:
-        rows, tensors = json.loads(file.metadata()["rows"]), {name: file.get_tensor(name) for name in ("theta", "loss")}
+        rows, tensors = (
+            json.loads(file.metadata()["rows"]),
+            {name: file.get_tensor(name) for name in ("weights", "loss")},
+        )
     assert {row["seed"] for row in rows} == {3}
     rows[0]["id"], rows[1]["id"] = rows[1]["id"], rows[0]["id"]
     save_file(tensors, shard, {"rows": json.dumps(rows)})
@@ -117,7 +120,7 @@ def test_the_papers_dataset_opens_without_being_read(tmp_path):
     before = process.memory_info().rss
     dataset = WeightsDataset.open(tmp_path)
     assert len(dataset.ids) == models
-    rows = dataset.theta(["64999", "00000"])
+    rows = dataset.weights(["64999", "00000"])
     assert torch.equal(rows[0], planted) and not rows[1].any()
     assert process.memory_info().rss - before < 2**29
 
@@ -126,7 +129,7 @@ def sparse_shard(path: Path, ids: list[str], d: int) -> None:
     rows = json.dumps([{"id": i, "seed": 0, "pictures": None, "sha256": "0" * 64} for i in ids])
     split = 4 * d * len(ids)
     tensors = {
-        "theta": {"dtype": "F32", "shape": [len(ids), d], "data_offsets": [0, split]},
+        "weights": {"dtype": "F32", "shape": [len(ids), d], "data_offsets": [0, split]},
         "loss": {"dtype": "F32", "shape": [len(ids)], "data_offsets": [split, split + 4 * len(ids)]},
     }
     header = json.dumps({"__metadata__": {"rows": rows}} | tensors).encode()

@@ -17,8 +17,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 from tiny_base import narrow_stable_diffusion
 
-from w2w_lib import paths, publishing, workbook
-from w2w_lib.people import People
+from w2w_lib.people.people_set import People
+from w2w_lib.workbook import paths, publishing, runner
 
 UP_TO_DATE = "Data and pipelines are up to date."
 
@@ -54,7 +54,7 @@ def save_from_jupyter(path) -> None:
     """What JupyterLab leaves in a notebook that was opened, run and saved."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.kernelspec = {"name": "other", "display_name": "Other", "language": "python"}
-    for count, cell in enumerate(workbook.code_cells(notebook), 1):
+    for count, cell in enumerate(runner.code_cells(notebook), 1):
         cell.execution_count = count
         cell.metadata.execution = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
         cell.outputs = [new_output("stream", name="stdout", text="seen\n")]
@@ -78,7 +78,7 @@ def test_editing_code_or_parameters_changes_their_stage_only(own):
     edit(own.notebook("03_space"), "print(profile)", "print(profile, 1)")
     change_parameters(own, "smoke", "inversion")
     said = own.changed("smoke")
-    assert {stage for stage in own.locked() if stage in said} == {"span@smoke", "invert@smoke"}
+    assert {stage for stage in own.locked() if stage in said} == {"space@smoke", "invert@smoke"}
     assert "outputs/.stripped/03_space.py" in said and "params.yaml" in said
 
 
@@ -86,30 +86,30 @@ def test_a_change_to_the_readers_own_people_or_labels_is_noticed(own):
     (own.root / "friends/ada").mkdir(parents=True)
     labels = own.root / "friends.csv"
     labels.write_text("id,Young\nada,1\n")
-    change_parameters(own, "smoke", "population", source="friends", labels="friends.csv")
+    change_parameters(own, "smoke", "people", source="friends", labels="friends.csv")
     own.reproduce("smoke")
     assert UP_TO_DATE in own.changed("smoke")
     labels.write_text("id,Young\nada,0\n")
-    assert "render@smoke" in own.changed("smoke")
+    assert "people@smoke" in own.changed("smoke")
     own.reproduce("smoke")
     (own.root / "friends/ada/1.png").write_bytes(b"a picture")
-    assert "render@smoke" in own.changed("smoke")
+    assert "people@smoke" in own.changed("smoke")
 
 
 def test_profiles_do_not_disturb_each_other_and_the_base_is_not_trained(own):
     before = own.locked()
-    own.call("dvc", "repro", "render@pocket")
+    own.call("dvc", "repro", "people@pocket")
     after = own.locked()
-    assert set(after) - set(before) == {"render@pocket"}
+    assert set(after) - set(before) == {"people@pocket"}
     assert {name: after[name] for name in before} == before
-    assert not (own.root / "outputs/pocket/notebooks/00_base_model.ipynb").exists()
+    assert not (own.root / "outputs/pocket/notebooks/00_base.ipynb").exists()
 
 
 def test_stages_depend_on_what_their_notebooks_import():
     stages = YAML(typ="safe").load(paths.ROOT / "dvc.yaml")["stages"].values()
     for stage in (stage.get("do", stage) for stage in stages):
-        notebook = workbook.read(paths.ROOT / stage["cmd"].split()[2])
-        tree = ast.parse("\n".join(cell.source for cell in workbook.code_cells(notebook)))
+        notebook = runner.read(paths.ROOT / stage["cmd"].split()[2])
+        tree = ast.parse("\n".join(cell.source for cell in runner.code_cells(notebook)))
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         modules = {node.module.split(".")[1] for node in imports if node.module.startswith("w2w_lib.")}
         modules |= {name.name for node in imports if node.module == "w2w_lib" for name in node.names}
@@ -121,18 +121,18 @@ def test_a_profile_is_not_taken_for_one_whose_name_begins_alike(own):
     own.call("w2w", "publish", "--profile", "smoke")
     yaml, lock = YAML(), own.root / "dvc.lock"
     locked = yaml.load(lock)
-    other = json.loads(json.dumps(locked["stages"]["span@smoke"]).replace("--profile smoke", "--profile smoke2"))
+    other = json.loads(json.dumps(locked["stages"]["space@smoke"]).replace("--profile smoke", "--profile smoke2"))
     other["deps"] = [dep | {"md5": "of other code"} for dep in other["deps"]]
-    locked["stages"] = {"span@smoke2": other} | dict(locked["stages"])
+    locked["stages"] = {"space@smoke2": other} | dict(locked["stages"])
     yaml.dump(locked, lock)
     assert own.call("w2w", "check", "--profile", "smoke").returncode == 0
 
 
 def test_executed_copy_states_its_parameters_once(toy):
-    executed = workbook.read(toy.root / "outputs/smoke/notebooks/01_population.ipynb")
+    executed = runner.read(toy.root / "outputs/smoke/notebooks/01_people.ipynb")
     assert [cell.source for cell in executed.cells].count('profile = "smoke"  # one of params.yaml') == 1
     assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
-    cost = json.loads((toy.root / "outputs/smoke/runtimes/01_population.json").read_text())
+    cost = json.loads((toy.root / "outputs/smoke/runtimes/01_people.json").read_text())
     assert cost["seconds"] > 0 and 2**24 < cost["peak_memory_bytes"] < 2**32
 
 
@@ -172,7 +172,7 @@ def test_an_interrupted_run_goes_on_where_it_was(own, how):
 
 
 def test_a_refusal_is_one_line_and_a_bug_a_traceback(own):
-    notebook = own.notebook("01_population")
+    notebook = own.notebook("01_people")
     write_notebook(notebook, 'from w2w_lib import profiles\nprofiles.load(profile, "nothing")')
     own.call("w2w", "strip")
     refused = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
@@ -184,17 +184,17 @@ def test_a_refusal_is_one_line_and_a_bug_a_traceback(own):
     own.call("w2w", "strip")
     broke = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
     assert broke.returncode == 1 and "Traceback" in broke.stderr
-    assert "KeyError in outputs/smoke/notebooks/01_population.failed.ipynb" in broke.stderr
-    assert (own.root / "outputs/smoke/notebooks/01_population.failed.ipynb").exists()
+    assert "KeyError in outputs/smoke/notebooks/01_people.failed.ipynb" in broke.stderr
+    assert (own.root / "outputs/smoke/notebooks/01_people.failed.ipynb").exists()
 
 
 def test_a_killed_kernel_is_explained(own):
-    notebook = own.notebook("01_population")
+    notebook = own.notebook("01_people")
     write_notebook(notebook, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
     own.call("w2w", "strip")
     killed = own.call("w2w", "run", str(notebook), "--profile", "smoke", check=False)
     assert "error: the notebook's process was killed, most likely for want of memory" in killed.stderr
-    assert (own.root / "outputs/smoke/notebooks/01_population.failed.ipynb").exists()
+    assert (own.root / "outputs/smoke/notebooks/01_people.failed.ipynb").exists()
 
 
 def test_running_what_cannot_run_is_refused(own):
@@ -216,18 +216,18 @@ def test_publishing_keeps_outputs_and_the_check_names_what_is_stale(own):
     assert "03_space.ipynb: holds no outputs: run `make reproduce PROFILE=smoke`" in problems()
     own.call("w2w", "publish", "--profile", "smoke")
     assert problems() == ""
-    published = workbook.read(own.notebook("03_space"))
-    cells = workbook.code_cells(published)
+    published = runner.read(own.notebook("03_space"))
+    cells = runner.code_cells(published)
     assert cells[0].source.startswith('profile = "pocket"') and cells[-1].outputs[0].text == "smoke\n"
     assert not any(cell.execution_count or "papermill" in cell.metadata for cell in cells)
     assert set(published.metadata) == {"w2w"}
 
-    edit(own.notebook("01_population"), "# Toy", "# Better words")
+    edit(own.notebook("01_people"), "# Toy", "# Better words")
     assert problems() == ""
-    save_from_jupyter(own.notebook("01_population"))
-    assert "01_population.ipynb: was saved from Jupyter with other outputs" in problems()
+    save_from_jupyter(own.notebook("01_people"))
+    assert "01_people.ipynb: was saved from Jupyter with other outputs" in problems()
     own.call("w2w", "publish", "--profile", "smoke")
-    assert problems() == "" and "# Better words" in own.notebook("01_population").read_text()
+    assert problems() == "" and "# Better words" in own.notebook("01_people").read_text()
 
     edit(own.notebook("04_edit"), "print(profile)", "print(profile, 1)")
     assert "04_edit.ipynb: its code is not the code that made its outputs" in problems()
@@ -235,7 +235,7 @@ def test_publishing_keeps_outputs_and_the_check_names_what_is_stale(own):
     assert "nothing published" in refused and "04_edit.ipynb ran other code" in refused
 
     change_parameters(own, "smoke", "inversion")
-    assert "05_inversion.ipynb: stage invert@smoke is out of date (params.yaml)" in problems()
+    assert "05_invert.ipynb: stage invert@smoke is out of date (params.yaml)" in problems()
 
 
 def test_published_outputs_are_presentable():
@@ -271,8 +271,8 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
     save_as_folders(People.render("test", 18, 3), checkout.root / "friends")
     for extra in (checkout.root / "friends/test-00003").glob("[1-9].png"):
         extra.unlink()  # of one friend there is a single picture
-    own = {"source": "friends", "labels": "friends/labels.csv", "judge_pictures": 500, "train": 12, "views": 3}
-    change_parameters(checkout, "smoke", "population", **own)
+    own = {"source": "friends", "labels": "friends/labels.csv", "classifier_pictures": 500, "train": 12, "views": 3}
+    change_parameters(checkout, "smoke", "people", **own)
     change_parameters(checkout, "smoke", "edit", attributes=["Young", "Dimples", "Smilling"])
     change_parameters(checkout, "smoke", "inversion", edits=["Eyeglasses"])
     change_parameters(checkout, "smoke", "space", components=100)
@@ -298,5 +298,5 @@ def save_as_folders(people, folder) -> None:
 
 
 def test_published_outputs_are_current():
-    assert workbook.notebooks(), f"no notebooks in {paths.NOTEBOOKS}"
+    assert runner.notebooks(), f"no notebooks in {paths.NOTEBOOKS}"
     assert publishing.check("pocket") == []

@@ -14,11 +14,11 @@ from tiny_base import tiny_pipeline
 from tiny_fleet import RECIPE, WITHIN
 from tqdm import tqdm
 
-from w2w_lib import fleet as fleet_module
-from w2w_lib.base_model import fingerprint
-from w2w_lib.fleet import Fleet
-from w2w_lib.layout import AdapterLayout
-from w2w_lib.weights_dataset import WeightsDataset
+from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.training import fleet as fleet_module
+from w2w_lib.training.fleet import Fleet
+from w2w_lib.training.weights_dataset import WeightsDataset
 
 
 def train_share(folder, images, prior, share):
@@ -38,7 +38,7 @@ def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
     one, two = WeightsDataset.open(tmp_path / "one"), WeightsDataset.open(tmp_path / "two")
     two.verify()
     assert sorted(two.ids) == list(images)
-    torch.testing.assert_close(two.theta(list(images)), one.theta(list(images)), rtol=0, atol=0)
+    torch.testing.assert_close(two.weights(list(images)), one.weights(list(images)), rtol=0, atol=0)
 
 
 def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path, roomy):
@@ -48,7 +48,7 @@ def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path, room
         dataset = WeightsDataset.create(tmp_path / str(workers), layout, RECIPE.to_dict())
         fleet.train_all(images, dataset, fleet_size=2, workers=workers)
         dataset.verify()
-    one, two = (WeightsDataset.open(tmp_path / str(workers)).theta(list(images)) for workers in (1, 2))
+    one, two = (WeightsDataset.open(tmp_path / str(workers)).weights(list(images)) for workers in (1, 2))
     assert (one - two).norm() < WITHIN * (one - fleet.start).norm()
 
 
@@ -93,10 +93,10 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prio
 WITHOUT_GUARD = """
 from types import SimpleNamespace
 import torch
-from w2w_lib.workers import in_groups
+from w2w_lib.training.workers import train_in_groups
 
 fleet = SimpleNamespace(compiled=False, ballast=torch.zeros(10**6))  # more than a pipe holds
-next(in_groups(fleet, {"person": torch.zeros(1)}, size=1, workers=2, say=print))
+next(train_in_groups(fleet, {"person": torch.zeros(1)}, size=1, workers=2, say=print))
 """
 
 
@@ -145,4 +145,4 @@ def test_twenty_kills_lose_no_finished_row_and_change_none(prior, tmp_path):
     whole, killed = WeightsDataset.open(tmp_path / "whole"), WeightsDataset.open(folder)
     killed.verify()
     assert sorted(killed.ids) == list(images)
-    torch.testing.assert_close(killed.theta(list(images)), whole.theta(list(images)), rtol=0, atol=0)
+    torch.testing.assert_close(killed.weights(list(images)), whole.weights(list(images)), rtol=0, atol=0)

@@ -3,7 +3,7 @@
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from w2w_lib.base_model import build_text_encoder, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer, build_unet, pocket_scheduler
 
 WORDS = "a photo of person man woman smiling".split()
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from w2w_lib import fleet as fleet_module
-from w2w_lib.fleet import FleetRecipe
+from w2w_lib.training import fleet as fleet_module
+from w2w_lib.training.recipe import FleetRecipe
 
 RECIPE = FleetRecipe(
     steps=5,

@@ -1,0 +1,65 @@
+"""Files that are complete or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to: it replaces ``path`` if the block ends well, and is removed if not.
+
+    Its name is no other writer's. It is on the disk before it is renamed, and the rename is on the disk before the
+    block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{uuid4().hex[:12]}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.chmod(0o666 & ~_umask())
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file in UTF-8; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def save_tensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file with these tensors and this metadata; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
+
+
+def remove_partial_files(folder: str | Path) -> None:
+    """Remove what writers that were killed left in ``folder``; nobody may be writing there."""
+    for partial in Path(folder).glob(".*.partial*"):
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)  # the only portable way to read it is to set it
+    os.umask(current)
+    return current
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

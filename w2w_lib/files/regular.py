@@ -1,0 +1,25 @@
+"""The first door of every file: it is there, and it is a file that can be read to its end."""
+
+import stat
+from pathlib import Path
+
+
+def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
+    """The path of an existing, non-empty regular file.
+
+    FileNotFoundError where there is none, ValueError for a folder, pipe, socket, device or empty file: one line of
+    what was found, what was ``expected`` and the ``remedy``. Nothing is opened, so a named pipe cannot block.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}; {remedy}") from None
+    except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
+        raise ValueError(f"{path}: cannot be looked at ({error.strerror}); expected {expected}; {remedy}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise ValueError(f"{path}: is {kind}; expected {expected}; {remedy}")
+    if not found.st_size:
+        raise ValueError(f"{path}: is empty; expected {expected}; {remedy}")
+    return path

@@ -1,0 +1,82 @@
+"""The door of every safetensors file: its tensors, their shapes, types and numbers, and its metadata."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from w2w_lib.files.regular import regular_file
+
+CHUNK = 2**24  # numbers that are looked at at a time
+
+
+def read_tensors(
+    path: str | Path,
+    expected: str,
+    remedy: str,
+    shapes: Mapping[str, str],
+    optional: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a safetensors file that holds exactly what it should.
+
+    ``shapes`` has for each tensor its axes by name, such as ``{"mean": "d", "components": "pcs d"}``: axes of one name
+    are equally long, and a whole number stands for itself. ``metadata`` has for each entry its Python type, read from
+    JSON. ValueError names the file and the first thing that differs: tensors missing or too many, another number of
+    axes, lengths that disagree, whole numbers in place of floating-point ones, NaN or infinite numbers, metadata that
+    is missing or of another type; FileNotFoundError where there is no file.
+    """
+    path, optional = regular_file(path, expected, remedy), optional or {}
+
+    def refuse(what: str) -> ValueError:
+        return ValueError(f"{path}: {what}; expected {expected}; {remedy}")
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, raw = set(file.keys()), file.metadata() or {}
+            if missing := sorted(shapes.keys() - names):
+                raise refuse(f"has no tensor {missing[0]!r}")
+            if unknown := sorted(names - shapes.keys() - optional.keys()):
+                raise refuse(f"has an unknown tensor {unknown[0]!r}")
+            tensors = {name: file.get_tensor(name) for name in sorted(names)}
+    except SafetensorError as error:
+        raise refuse(f"is no whole safetensors file ({error})") from None
+    lengths: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        axes = {**shapes, **optional}[name].split()
+        if tensor.ndim != len(axes):
+            raise refuse(f"tensor {name!r} has {tensor.ndim} axes, not {len(axes)}")
+        for axis, length in zip(axes, tensor.shape, strict=True):
+            wanted = int(axis) if axis.isdigit() else lengths.setdefault(axis, length)
+            if length != wanted:
+                raise refuse(f"tensor {name!r} has {length} {axis}, not {wanted}")
+        if not tensor.is_floating_point():
+            raise refuse(f"tensor {name!r} is of type {tensor.dtype}, not of floating-point numbers")
+        if not finite(tensor):
+            raise refuse(f"tensor {name!r} holds NaN or infinite numbers")
+    return tensors, {name: _entry(raw, name, kind, refuse) for name, kind in (metadata or {}).items()}
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite, in memory bounded by ``CHUNK``."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(CHUNK))
+
+
+def _entry(raw: dict[str, str], name: str, kind: Any, refuse) -> Any:
+    if name not in raw:
+        raise refuse(f"has no metadata {name!r}")
+    try:
+        return TypeAdapter(kind).validate_python(json.loads(raw[name], parse_constant=_no_number))
+    except ValidationError as error:
+        raise refuse(f"metadata {name!r}: {error.errors()[0]['msg']}") from None
+    except ValueError as error:
+        raise refuse(f"metadata {name!r} is no JSON ({error})") from None
+
+
+def _no_number(constant: str):
+    raise ValueError(f"{constant} is no number")

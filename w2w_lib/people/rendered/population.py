@@ -1,0 +1,101 @@
+"""Many people rendered at once, one process for each core."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from w2w_lib.people.labels import _check_known
+
+from .anatomy import load_anatomy
+from .captions import caption_full
+from .person import ATTRIBUTES, sample_person
+from .render import render
+from .view import sample_view
+
+_THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def render_population(
+    split: str,
+    indices: Iterable[int],
+    views: int,
+    size: int = 64,
+    workers: int | None = None,
+    progress: bool = True,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Images uint8 (people, views, size, size, 3) and a table of one row per picture.
+
+    The result does not depend on the number of processes, `workers`: one for each core if it is not given.
+    """
+    indices = [int(index) for index in indices]
+    images = np.empty((len(indices), views, size, size, 3), np.uint8)
+    rows: list[dict] = []
+    if indices:
+        load_anatomy()  # build the assets once, before any worker asks for them
+    bar = tqdm(total=len(indices), desc=f"Rendering {split}", unit="person", disable=not progress)
+    with bar:
+        for position, (pictures, described) in enumerate(_render_all(split, indices, views, size, workers)):
+            images[position] = pictures
+            rows += described
+            bar.update()
+    return images, pd.DataFrame(rows)
+
+
+def _render_all(split: str, indices: Sequence[int], views: int, size: int, workers: int | None):
+    tasks = [(split, index, views, size) for index in indices]
+    workers = min(workers or os.cpu_count() or 1, len(tasks))
+    if workers <= 1:
+        yield from map(_render_identity, tasks)
+        return
+    before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
+    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))  # inherited by the workers
+    try:
+        pool = multiprocessing.get_context("spawn").Pool(workers)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    with pool:
+        yield from pool.imap(_render_identity, tasks, chunksize=max(1, min(16, len(tasks) // (4 * workers))))
+
+
+def _render_identity(task: tuple[str, int, int, int]) -> tuple[np.ndarray, list[dict]]:
+    split, index, count, size = task
+    person = sample_person(split, index)
+    labels = person.labels
+    pictures = np.empty((count, size, size, 3), np.uint8)
+    rows = []
+    for number in range(count):
+        view = sample_view(split, index, number)
+        pictures[number] = render(person, view, size)
+        fields = {**asdict(view), "pose": view.pose, "light": view.light}
+        rows.append({"person": index, "view": number, "caption_full": caption_full(person, view), **fields, **labels})
+    return pictures, rows
+
+
+class RenderedSource:
+    """People `0 ... people - 1` of a split, rendered when asked for."""
+
+    def __init__(self, split: str, people: int = 100, views: int = 8, size: int = 64):
+        self.split, self.views, self.size = split, views, size
+        self.ids = [str(index) for index in range(people)]
+        persons = [sample_person(split, index) for index in range(people)]
+        self.labels: pd.DataFrame | None = pd.DataFrame(
+            [person.labels for person in persons],
+            index=pd.Index(self.ids, name="id"),
+            columns=list(ATTRIBUTES),
+        )
+
+    def images(self, id: str) -> np.ndarray:
+        """Pictures of one person, uint8 (views, size, size, 3)."""
+        _check_known(id, self.ids, f"split {self.split!r}")
+        person = sample_person(self.split, int(id))
+        views = (sample_view(self.split, person.index, number) for number in range(self.views))
+        return np.stack([render(person, view, self.size) for view in views])

@@ -1,0 +1,257 @@
+"""Train the pocket base, a small Stable Diffusion, on captioned renders of people who appear nowhere else."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from w2w_lib.files.atomic import replacing, write_text
+from w2w_lib.people.rendered.captions import VOCABULARY
+from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.pocket.codec_training import face_weight
+from w2w_lib.pocket.recipe import BaseRecipe
+from w2w_lib.pocket.text_training import ends, train_text_encoder
+from w2w_lib.pocket.training_data import BaseData, prepare_data
+
+
+class BaseTrainer:
+    """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; the text encoder is frozen."""
+
+    def __init__(self, recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False):
+        self.recipe, self.data, self.work, self.device = recipe, data, work, device
+        self.tokenizer = build_tokenizer(VOCABULARY)
+        self.text_encoder, self.text_read = train_text_encoder(recipe, data, work)
+        self.summaries = self._summaries()
+        torch.manual_seed(recipe.seed)
+        self.unet = self._new_unet()
+        self.unet.set_attn_processor(AttnProcessor())
+        self.scheduler = pocket_scheduler()
+        self.masters = [p.detach().clone().to(device) for p in self.unet.parameters()]
+        self.unet.to(device, torch.bfloat16, memory_format=torch.channels_last)
+        self.forward = torch.compile(self.unet, dynamic=False) if compiled else self.unet
+        for master in self.masters:
+            master.grad = torch.zeros_like(master)
+        self.optimizer = torch.optim.AdamW(
+            self.masters,
+            recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
+        self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
+        self.weight = face_weight(*data.latents.shape[-2:], recipe.face_weight).to(device)
+        self.step, self.log = 0, []
+
+    def _new_unet(self) -> UNet2DConditionModel:
+        recipe, size = self.recipe, self.data.latents.shape[-1]
+        return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
+
+    @torch.no_grad()
+    def _summaries(self) -> Float[Tensor, "images captions width"]:
+        """The end-of-text state of every caption."""
+        parts = []
+        for tokens in tqdm(self.data.tokens.flatten(0, 1).split(512), desc="read captions"):
+            states = self._states(tokens)
+            parts.append(states[torch.arange(len(tokens)), ends(tokens, self.tokenizer)].to(torch.bfloat16))
+        return torch.cat(parts).reshape(*self.data.tokens.shape[:2], -1)
+
+    @torch.no_grad()
+    def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.text_encoder(tokens.long()).last_hidden_state
+
+    def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Float[Tensor, "batch tokens width"]:
+        """Text states of captions, or the end-of-text state alone: the whole caption in one vector.
+
+        A rank-1 adapter on keys and values shifts all positions alike, so the UNet must know how to read a person from
+        such a shift, not only from the words of a caption. To attend to one position is to attend to 77 equal ones.
+        """
+        if summarised:
+            return self.summaries[rows, columns][:, None]
+        return self._states(self.data.tokens[rows, columns])
+
+    def _loss(
+        self, forward, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
+    ) -> Float[Tensor, " batch"]:
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        noisy = noisy.to(self.device, torch.bfloat16, memory_format=torch.channels_last)
+        prediction = forward(noisy, timesteps.to(self.device), text.to(self.device, torch.bfloat16)).sample
+        errors = F.mse_loss(prediction.float(), target.to(self.device), reduction="none")
+        return (errors * self.weight).mean((1, 2, 3))
+
+    def train_step(self) -> float:
+        """One AdamW step; its randomness depends on the seed and the step alone, so runs resume exactly."""
+        recipe, data = self.recipe, self.data
+        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+        count = len(data.latents) - data.held_out
+        rows = torch.randint(count, (recipe.batch_size,), generator=rng)
+        columns = torch.randint(data.tokens.shape[1], (recipe.batch_size,), generator=rng)
+        # One timestep in each of batch_size equal strata: the same expectation, less noise.
+        strata = (torch.arange(recipe.batch_size) + torch.rand(recipe.batch_size, generator=rng)) / recipe.batch_size
+        count = self.scheduler.config.num_train_timesteps
+        timesteps = (strata * count).long().clamp(max=count - 1)  # a last stratum may round up to 1
+        noise = torch.randn(data.latents[rows].shape, generator=rng)
+        summarised = bool(torch.rand((), generator=rng) < recipe.summary_share)
+        text = self._text(rows, columns, summarised)
+        loss = self._loss(self.forward, data.latents[rows], noise, timesteps, text).mean()
+        loss.backward()
+        parameters = [*self.unet.parameters()]
+        torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in parameters])
+        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, self.masters)
+        for parameter in parameters:
+            parameter.grad = None
+        self.ema.step(self.masters)
+        self.step += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def caption_signal(self) -> dict[str, float]:
+        """Denoising loss on people never trained on, with the right, the dropped and a wrong caption."""
+        rows = torch.arange(len(self.data.latents))[-self.data.held_out :]
+        richest = self.data.said[rows].sum(-1).argmax(1)
+        rng = torch.Generator().manual_seed(1)
+        latents = self.data.latents[rows]
+        noise = torch.randn(latents.shape, generator=rng)
+        timesteps = torch.linspace(300, 999, len(rows)).long()[torch.randperm(len(rows), generator=rng)]
+        bare = self.tokenizer("person", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+        right = self._text(rows, richest, False)
+        captions = {
+            "right": right,
+            "summary": self._text(rows, richest, True),
+            "dropped": self._states(bare).expand(len(rows), -1, -1),
+            "wrong": right.roll(7, 0),
+        }
+        return {
+            f"loss_{kind}": self._loss(self.unet, latents, noise, timesteps, text).mean().item()
+            for kind, text in captions.items()
+        }
+
+    def save_checkpoint(self) -> None:
+        state = {
+            "masters": self.masters,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "ema": [p.clone() for p in self.ema.shadow_params],
+            "ema_steps": self.ema.optimization_step,
+            "step": self.step,
+            "log": self.log,
+        }
+        with replacing(self.work / "checkpoint.pt") as partial:
+            torch.save(state, partial)
+
+    def load_checkpoint(self) -> bool:
+        """Continue from the last checkpoint in the work folder, if there is one."""
+        path = self.work / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        with torch.no_grad():
+            for target, source in ((self.masters, state["masters"]), (self.ema.shadow_params, state["ema"])):
+                torch._foreach_copy_(target, source)
+            torch._foreach_copy_([*self.unet.parameters()], self.masters)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.ema.optimization_step = state["ema_steps"]
+        self.step, self.log = state["step"], state["log"]
+        return True
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The model with its averaged weights, as a pipeline in fp32 on the CPU."""
+        unet = self._new_unet()
+        with torch.no_grad():
+            torch._foreach_copy_([*unet.parameters()], [average.cpu() for average in self.ema.shadow_params])
+        return StableDiffusionPipeline(
+            vae=self.data.codec,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet.eval(),
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+
+def _finished(recipe: BaseRecipe, out: Path) -> list[dict]:
+    done = json.loads((out / "training.json").read_text())
+    _same(recipe, done["recipe"], out)
+    return done["log"]
+
+
+def _begin(recipe: BaseRecipe, work: Path) -> None:
+    """A work folder, which belongs to one recipe."""
+    work.mkdir(parents=True, exist_ok=True)
+    begun = work / "recipe.json"
+    if begun.exists():
+        _same(recipe, json.loads(begun.read_text()), work)
+    else:
+        write_text(json.dumps(asdict(recipe), indent=1), begun)
+
+
+def _same(recipe: BaseRecipe, settings: dict, folder: Path) -> None:
+    there, here = asdict(BaseRecipe.of(settings)), asdict(recipe)
+    changed = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a base made by another recipe ({'; '.join(changed)}): "
+            "move the folder away to train anew, or use that recipe"
+        )
+
+
+def training_history(out: Path) -> str:
+    """How the base in ``out`` came about: as its recipe says, unless its ``training.json`` tells more."""
+    return json.loads((out / "training.json").read_text()).get("history", "Trained in one run of this recipe.")
+
+
+def train_base(
+    recipe: BaseRecipe,
+    out: Path,
+    work: Path,
+    device: str | None = None,
+    checkpoint_every: int = 500,
+    compiled: bool = False,
+) -> list[dict]:
+    """Train (or continue) the base, write it as a half-precision pipeline folder ``out``, return the loss log.
+
+    Interrupt it at any time: the next call continues from the last checkpoint in ``work``. The UNet trains on
+    ``device``, by default a GPU if there is one; all else is done by the CPU. ``compiled`` trains a third faster where
+    there is a C++ compiler. A base that is already in ``out`` is left as it is; ValueError if it was made by another
+    recipe.
+    """
+    if (out / "training.json").exists():
+        return _finished(recipe, out)
+    _begin(recipe, work)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = BaseTrainer(recipe, prepare_data(recipe, work, compiled), work, device, compiled)
+    trainer.load_checkpoint()
+    recent = []
+    bar = tqdm(total=recipe.steps, initial=trainer.step, desc="train base", unit="step", mininterval=10)
+    while trainer.step < recipe.steps:
+        recent.append(trainer.train_step())
+        bar.update()
+        if trainer.step % checkpoint_every == 0 or trainer.step == recipe.steps:
+            entry = {"step": trainer.step, "loss": float(np.mean(recent)), **trainer.caption_signal()}
+            trainer.log.append(entry)
+            bar.write(json.dumps(entry))
+            recent.clear()
+            trainer.save_checkpoint()
+    bar.close()
+    trainer.pipeline().to(dtype=torch.float16).save_pretrained(out)
+    write_text(json.dumps({"recipe": asdict(recipe), "log": trainer.log}, indent=1), out / "training.json")
+    return trainer.log

@@ -1,0 +1,112 @@
+"""A panel of sliders, one for each direction, over one pure function."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from PIL import Image
+from torch import Tensor
+
+from w2w_lib.models.sampling import Sampling, generate
+from w2w_lib.space.directions import Direction
+from w2w_lib.space.edits import combined_step
+from w2w_lib.space.weight_space import WeightSpace
+from w2w_lib.workbook import plots
+
+SHOWN_PIXELS = 256  # width of the panel's picture
+
+
+@dataclass(frozen=True)
+class EditSession:
+    """Whom to edit and with what: a base, a space, its directions and people's adapters by name."""
+
+    pipeline: StableDiffusionPipeline
+    space: WeightSpace
+    directions: Mapping[str, Direction]
+    people: Mapping[str, Float[Tensor, " d"]]
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+def edited_image(
+    session: EditSession, person: str, strengths: Mapping[str, float], prompt: str, seed: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The person's picture after edits, in standard deviations; the same arguments give the same pixels."""
+    return edited_images(session, person, [strengths], prompt, seed)[0]
+
+
+def edited_images(
+    session: EditSession, person: str, edits: Sequence[Mapping[str, float]], prompt: str, seed: int
+) -> UInt8[np.ndarray, "edits height width 3"]:
+    """One picture for each set of strengths, as ``edited_image`` makes it."""
+    if person not in session.people:
+        raise ValueError(f"unknown person {person!r}: there are {', '.join(session.people)}")
+    steps = torch.stack([combined_step(session.space, session.directions, edit) for edit in edits])
+    weights, count = session.people[person] + steps, len(edits)
+    return generate(
+        session.pipeline,
+        [prompt] * count,
+        [seed] * count,
+        session.space.layout,
+        weights,
+        sampling=session.sampling,
+    )
+
+
+def edit_strips(
+    session: EditSession,
+    person: str,
+    attributes: Sequence[str],
+    strengths: Sequence[float],
+    prompt: str,
+    seed: int,
+    ax: Axes | None = None,
+) -> Axes:
+    """What the sliders do, where no kernel runs: a row for each attribute, a column for each strength."""
+    edits = [{attribute: s} for attribute in attributes for s in strengths]
+    images = edited_images(session, person, edits, prompt, seed)
+    images = images.reshape(len(attributes), len(strengths), *images.shape[1:])
+    return plots.image_grid(images, plots.sigmas(strengths), attributes, ax)
+
+
+def panel(session: EditSession, prompt: str, seed: int = 0, reach: float = 5.0) -> widgets.Widget:
+    """Sliders from -``reach`` to ``reach`` standard deviations; the picture follows when one is let go."""
+    person = widgets.Dropdown(options=list(session.people), description="person")
+    words = widgets.Text(prompt, description="prompt", continuous_update=False)
+    noise = widgets.IntText(seed, description="seed")
+    sliders = {a: _slider(a, reach) for a in session.directions}
+    picture = widgets.Image(format="png", width=SHOWN_PIXELS, height=SHOWN_PIXELS)
+
+    def paint(_=None) -> None:
+        strengths = {a: s.value for a, s in sliders.items()}
+        picture.value = _png(edited_image(session, person.value, strengths, words.value, noise.value))
+
+    for control in (person, words, noise, *sliders.values()):
+        control.observe(paint, "value")
+    paint()
+    controls = widgets.VBox([person, words, noise, *sliders.values()])
+    return widgets.HBox([picture, controls], layout=widgets.Layout(align_items="flex-start"))
+
+
+def _slider(attribute: str, reach: float) -> widgets.FloatSlider:
+    # continuous_update=False is the debounce: a picture takes longer than a slider's next event.
+    return widgets.FloatSlider(
+        0.0,
+        min=-reach,
+        max=reach,
+        step=0.1,
+        description=attribute,
+        continuous_update=False,
+        readout_format=".1f",
+    )
+
+
+def _png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
