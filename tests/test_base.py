@@ -60,7 +60,7 @@ def test_the_identifier_goes_before_the_noun():
 
 
 def test_half_of_the_captions_say_the_identifier_and_the_encoder_is_told_which(unchecked):
-    recipe = BaseRecipe.of(SMALL)
+    recipe = BaseRecipe(**SMALL)
     data, tokenizer = captions_only(recipe), build_tokenizer(VOCABULARY)
     says = (data.tokens == tokenizer.convert_tokens_to_ids("sks</w>")).any(-1)
     assert torch.equal(says, data.identified) and 0.3 < says.float().mean() < 0.6
@@ -88,7 +88,7 @@ def captions_only(recipe: BaseRecipe) -> BaseData:
 def test_the_encoder_learns_to_read(tmp_path, unchecked):
     shares = {}
     for steps in (1, 150):
-        recipe = BaseRecipe.of(SMALL | {"people": 300, "text_steps": steps})
+        recipe = BaseRecipe(**(SMALL | {"people": 300, "text_steps": steps}))
         (tmp_path / str(steps)).mkdir()
         _, shares[steps] = train_text_encoder(recipe, captions_only(recipe), tmp_path / str(steps))
     assert shares[1] < 0.1 and shares[150] > 0.3
@@ -128,7 +128,7 @@ def test_a_base_in_half_precision_is_the_same_base(tmp_path):
 
 # ---------------------------------------------------------------- the run
 def test_an_interrupted_run_ends_in_the_same_base(tmp_path):
-    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 4})
+    recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 4}))
     work = tmp_path / "work"
     train_base(recipe, tmp_path / "whole", work, checkpoint_every=4)
     (work / "checkpoint.pt").unlink()
@@ -146,25 +146,25 @@ def test_an_interrupted_run_ends_in_the_same_base(tmp_path):
 
 
 def test_a_finished_base_is_not_trained_again(tmp_path):
-    recipe = BaseRecipe.of({"steps": 7, "channels": [16, 32]})
+    recipe = BaseRecipe(**{"steps": 7, "channels": [16, 32]})
     (tmp_path / "training.json").write_text(
         '{"recipe": {"steps": 7, "channels": [16, 32]}, "log": [{"step": 7, "loss": 0.5}]}'
     )
     assert train_base(recipe, tmp_path, tmp_path / "work") == [{"step": 7, "loss": 0.5}]
     with pytest.raises(ValueError, match=r"another recipe \(steps 7 there, 8 here\).*move the folder away"):
-        train_base(BaseRecipe.of({"steps": 8, "channels": [16, 32]}), tmp_path, tmp_path / "work")
+        train_base(BaseRecipe(**{"steps": 8, "channels": [16, 32]}), tmp_path, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
 def test_a_work_folder_belongs_to_one_recipe(tmp_path):
-    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1})
+    recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1}))
     train_base(recipe, tmp_path / "base", tmp_path / "work")
     with pytest.raises(ValueError, match=r"work holds a base made by another recipe \(seed 0 there, 1 here\)"):
         train_base(replace(recipe, seed=1), tmp_path / "other", tmp_path / "work")
 
 
 def test_the_loss_is_the_weighted_squared_error_of_the_velocity(tmp_path):
-    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "face_weight": 3.0})
+    recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "face_weight": 3.0}))
     (tmp_path / "work").mkdir()
     trainer = BaseTrainer(recipe, prepare_data(recipe, tmp_path / "work"), tmp_path / "work")
     latents = trainer.data.latents[:3]
@@ -185,7 +185,7 @@ def test_the_loss_is_the_weighted_squared_error_of_the_velocity(tmp_path):
 
 
 def test_the_last_stratum_has_no_timestep_beyond_the_last(tmp_path, monkeypatch):
-    recipe = BaseRecipe.of(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1})
+    recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1}))
     (tmp_path / "work").mkdir()
     trainer = BaseTrainer(recipe, prepare_data(recipe, tmp_path / "work"), tmp_path / "work")
     largest = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
@@ -194,8 +194,8 @@ def test_the_last_stratum_has_no_timestep_beyond_the_last(tmp_path, monkeypatch)
 
 
 def test_an_unknown_recipe_setting_is_named():
-    with pytest.raises(ValueError, match="no stepz; expected some of people"):
-        BaseRecipe.of({"stepz": 7})
+    with pytest.raises(ValueError, match="no setting 'stepz', did you mean 'steps'"):
+        BaseRecipe(**{"stepz": 7})
 
 
 def test_model_card_states_recipe_and_measurements():

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing, write_text
+from w2w_lib.files.regular import regular_file
 from w2w_lib.people.rendered.captions import VOCABULARY
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
 from w2w_lib.pocket.codec_training import face_weight
@@ -189,9 +190,20 @@ class BaseTrainer:
 
 
 def _finished(recipe: BaseRecipe, out: Path) -> list[dict]:
-    done = json.loads((out / "training.json").read_text())
+    done = _training_record(out)
     _same(recipe, done["recipe"], out)
     return done["log"]
+
+
+def _training_record(out: Path) -> dict:
+    path = regular_file(out / "training.json", "the record of a base's training", "train the base again")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if {"recipe", "log"} <= record.keys():
+            return record
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path}: expected JSON with a recipe and a log; restore the file, or train the base again")
 
 
 def _begin(recipe: BaseRecipe, work: Path) -> None:
@@ -199,13 +211,13 @@ def _begin(recipe: BaseRecipe, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     begun = work / "recipe.json"
     if begun.exists():
-        _same(recipe, json.loads(begun.read_text()), work)
+        _same(recipe, json.loads(begun.read_text(encoding="utf-8")), work)
     else:
         write_text(json.dumps(asdict(recipe), indent=1), begun)
 
 
 def _same(recipe: BaseRecipe, settings: dict, folder: Path) -> None:
-    there, here = asdict(BaseRecipe.of(settings)), asdict(recipe)
+    there, here = asdict(BaseRecipe(**settings)), asdict(recipe)
     changed = [f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
     if changed:
         raise ValueError(
@@ -216,7 +228,7 @@ def _same(recipe: BaseRecipe, settings: dict, folder: Path) -> None:
 
 def training_history(out: Path) -> str:
     """How the base in ``out`` came about: as its recipe says, unless its ``training.json`` tells more."""
-    return json.loads((out / "training.json").read_text()).get("history", "Trained in one run of this recipe.")
+    return _training_record(out).get("history", "Trained in one run of this recipe.")
 
 
 def train_base(
