@@ -22,7 +22,7 @@ from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer
 from w2w_lib.pocket.base_training import BaseTrainer, train_base
 from w2w_lib.pocket.model_card import model_card
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.text_training import read, train_text_encoder, what_is_said
+from w2w_lib.pocket.text_training import caption_targets, linear_readout, train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, _caption, prepare_data, with_identifier
 
 SMALL = {
@@ -65,7 +65,7 @@ def test_half_of_the_captions_say_the_identifier_and_the_encoder_is_told_which(u
     says = (data.tokens == tokenizer.convert_tokens_to_ids("sks</w>")).any(-1)
     assert torch.equal(says, data.identified) and 0.3 < says.float().mean() < 0.6
     rows = torch.arange(len(says))
-    told = what_is_said(data, rows, torch.zeros_like(rows))[:, -1]
+    told = caption_targets(data, rows, torch.zeros_like(rows))[:, -1]
     assert torch.equal(told > 0, says[:, 0])
 
 
@@ -96,7 +96,7 @@ def test_the_encoder_learns_to_read(tmp_path, unchecked):
 
 def test_reading_directions_are_orthonormal():
     identity = torch.eye(64)
-    directions = read(identity[None], 40)[0]
+    directions = linear_readout(identity[None], 40)[0]
     torch.testing.assert_close(directions.T @ directions, torch.eye(40), atol=1e-5, rtol=0)
 
 

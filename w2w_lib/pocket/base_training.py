@@ -21,7 +21,7 @@ from w2w_lib.people.rendered.captions import VOCABULARY
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
 from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.text_training import ends, train_text_encoder
+from w2w_lib.pocket.text_training import end_positions, train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, prepare_data
 
 
@@ -64,7 +64,7 @@ class BaseTrainer:
         parts = []
         for tokens in tqdm(self.data.tokens.flatten(0, 1).split(512), desc="read captions"):
             states = self._states(tokens)
-            parts.append(states[torch.arange(len(tokens)), ends(tokens, self.tokenizer)].to(torch.bfloat16))
+            parts.append(states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)].to(torch.bfloat16))
         return torch.cat(parts).reshape(*self.data.tokens.shape[:2], -1)
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ class BaseTrainer:
     def caption_signal(self) -> dict[str, float]:
         """Denoising loss on people never trained on, with the right, the dropped and a wrong caption."""
         rows = torch.arange(len(self.data.latents))[-self.data.held_out :]
-        richest = self.data.said[rows].sum(-1).argmax(1)
+        richest = self.data.mentioned[rows].sum(-1).argmax(1)
         rng = torch.Generator().manual_seed(1)
         latents = self.data.latents[rows]
         noise = torch.randn(latents.shape, generator=rng)

@@ -26,14 +26,14 @@ from w2w_lib.pocket.recipe import CODEC_IMAGES, SPLIT, BaseRecipe
 
 @dataclass
 class BaseData:
-    """The cached training set: latents of every view, several tokenised captions of each, and what those speak of."""
+    """The cached training set: latents of every view, several tokenised captions of each, and the features they mention."""
 
     latents: Float[Tensor, "images channels height width"]
     tokens: Int[Tensor, "images captions tokens"]
-    said: Bool[Tensor, "images captions features"]  # what each caption speaks of ...
-    sizes: Int[Tensor, " features"]  # ... in how many numbers ...
-    numbers: Float[Tensor, "images numbers"]  # ... and what they are
-    identified: Bool[Tensor, "images captions"]  # whether it says the identifier
+    mentioned: Bool[Tensor, "images captions features"]  # by the caption ...
+    sizes: Int[Tensor, " features"]  # ... each described by so many numbers ...
+    numbers: Float[Tensor, "images numbers"]  # ... which are these
+    identified: Bool[Tensor, "images captions"]  # whether the caption contains the identifier
     codec: PatchCodec
     held_out: int  # the last so many images are kept for the printed check
 
@@ -54,7 +54,7 @@ def with_identifier(caption: str) -> str:
 
 def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
-    texts, said, numbers, identified = [], [], [], []
+    texts, mentioned, numbers, identified = [], [], [], []
     for index in tqdm(range(recipe.people), desc="captions", unit="person"):
         person = sample_person(SPLIT, index)
         for number in range(recipe.views):
@@ -66,12 +66,12 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
                 features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
                 identified.append(bool(features) and rng.random() < recipe.identifier_share)
                 texts.append(with_identifier(as_text(features)) if identified[-1] else as_text(features))
-                said.append([name in features for name in meant])
+                mentioned.append([name in features for name in meant])
     tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
     ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
     return {
         "tokens": torch.tensor(ids, dtype=torch.int16).reshape(*each, MAX_TOKENS),
-        "said": torch.tensor(said).reshape(*each, -1),
+        "mentioned": torch.tensor(mentioned).reshape(*each, -1),
         "sizes": torch.tensor([len(values) for values in meant.values()]),
         "numbers": torch.tensor(numbers),
         "identified": torch.tensor(identified).reshape(each),
