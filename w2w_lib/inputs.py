@@ -3,11 +3,15 @@
 import difflib
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from numbers import Real
+from typing import Any
 
 import pydantic
 from pydantic import ConfigDict, ValidationError
+
+SHOWN = 80  # characters of a wrong value in an error
 
 
 def checked(cls: type) -> type:
@@ -32,15 +36,19 @@ def checked(cls: type) -> type:
 def explain(error: ValidationError, where: str, known: Iterable[str] = ()) -> str:
     """One line for the first thing that pydantic refused, and how many more there are."""
     first, *more = error.errors(include_url=False)
-    name, kind = ".".join(str(part) for part in first["loc"]), first["type"]
+    return f"{where}: {problem(first, known)}" + (f" (and {len(more)} more)" if more else "")
+
+
+def problem(found: Mapping[str, Any], known: Iterable[str] = ()) -> str:
+    """A few words for one of the things that pydantic refused (one of ``ValidationError.errors()``)."""
+    name, kind = ".".join(str(part) for part in found["loc"]), found["type"]
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        text = f"no setting {name!r}{nearest(str(first['loc'][-1]), known)}"
-    elif kind in ("missing", "missing_argument"):
-        text = f"{name} is missing"
-    else:
-        found = f", found {first['input']!r}" if kind != "value_error" else ""
-        text = f"{name}: {first['msg'].removeprefix('Value error, ')}{found}"
-    return f"{where}: {text}" + (f" (and {len(more)} more)" if more else "")
+        return f"no setting {name!r}{nearest(str(found['loc'][-1]), known)}"
+    if kind in ("missing", "missing_argument"):
+        return f"{name} is missing"
+    value = repr(found["input"])
+    value = "" if kind == "value_error" else f", found {value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
+    return f"{name}: {found['msg'].removeprefix('Value error, ')}{value}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -53,16 +61,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def whole_number(name: str, value: int, least: int = 1, most: int | None = None) -> int:
     """An argument that counts something; ValueError for a fraction, or one below ``least`` or above ``most``."""
-    is_whole = not isinstance(value, bool) and isinstance(value, (int, float)) and value == math.floor(value)
-    if not is_whole or value < least or (most is not None and value > most):
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value != math.floor(value) or value < least or (most is not None and value > most):
         upper = "" if most is None else f" and at most {most}"
         raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, found {value!r}")
     return int(value)
 
 
 def finite_number(name: str, value: float) -> float:
-    """An argument that measures something; ValueError for NaN and infinity."""
-    if not math.isfinite(value):
+    """An argument that measures something; ValueError for NaN, infinity and what is no number."""
+    if not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, found {value!r}")
     return float(value)
 
