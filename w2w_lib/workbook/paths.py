@@ -1,6 +1,7 @@
 """Every place the workbook reads or writes, by name; nothing else in the project spells a path."""
 
 import os
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -8,23 +9,40 @@ ROOT = Path(os.environ.get("W2W_ROOT") or PACKAGE.parent).resolve()
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params.yaml"
+LOCAL = ROOT / "local.yaml"  # settings of this machine alone, on top of params.yaml; git does not see it
 DATA = ROOT / "data"
 ATTRIBUTE_CLASSIFIER = DATA / "classifier" / "attributes.safetensors"
 OUTPUTS = ROOT / "outputs"
+PIPELINE = OUTPUTS / ".pipeline"  # what DVC reads: written from params.yaml and local.yaml
 STRIPPED = OUTPUTS / ".stripped"
 HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
+STAGES = ("base", "people", "finetune", "space", "edit", "invert")
+PROFILE = re.compile(r"[a-z0-9][a-z0-9_-]*")
+RESERVED = ("item", "key", "profiles")  # what dvc.yaml calls its own variables
+
+
+def profile_name(name: str) -> str:
+    """A profile's name; ValueError for one that is no plain word, for it becomes part of paths and commands."""
+    if not PROFILE.fullmatch(name) or name in RESERVED:
+        raise ValueError(f"profile {name!r}: expected small letters, digits, - and _, and none of {', '.join(RESERVED)}")
+    return name
+
 
 def outputs(profile: str, *parts: str) -> Path:
-    """`outputs/<profile>/...`, with its parent folder made."""
-    path = OUTPUTS.joinpath(profile, *parts)
+    """`outputs/<profile>/...`, with its parent folder made; ValueError for a path that leaves it."""
+    path = OUTPUTS.joinpath(profile_name(profile), *parts)
+    if ".." in path.parts or not path.is_relative_to(OUTPUTS / profile):
+        raise ValueError(f"{'/'.join(parts)}: expected a path inside {shown(OUTPUTS / profile)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def metrics(profile: str, stage: str) -> Path:
     """Where a stage writes the numbers that `dvc metrics show` prints."""
+    if stage not in STAGES:
+        raise ValueError(f"stage {stage!r}: expected one of {', '.join(STAGES)}")
     return outputs(profile, "metrics", f"{stage}.json")
 
 

@@ -1,113 +1,160 @@
-"""Profiles are data: the size of every stage stands in `params.yaml`, per profile and stage."""
+"""Which profiles take part in the pipeline: their base models, their people's files, and what DVC reads of both."""
 
+import io
+import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from w2w_lib.files.atomic import write_text
-from w2w_lib.workbook import paths
+from w2w_lib.workbook import paths, settings
 
-LAYOUT = "profiles"  # the top-level key that lists which profiles are stages in dvc.yaml, and on which base
-
-
-def _params() -> dict:
-    # YAML 1.2 as DVC reads it: `1e-4` is a number (PyYAML would hand over a string)
-    return YAML(typ="safe").load(paths.PARAMS)
-
-
-def require(profile: str, params: dict | None = None) -> None:
-    """Refuse a profile that `params.yaml` does not describe."""
-    known = [key for key in params or _params() if key != LAYOUT]
-    if profile not in known:
-        raise ValueError(f"unknown profile {profile!r}: params.yaml knows {', '.join(known)}; use one or add a section")
-
-
-def load(profile: str, section: str) -> dict:
-    """The parameters of one stage in one profile, e.g. `load("pocket", "finetune")`."""
-    params = _params()
-    require(profile, params)
-    if section not in params[profile]:
-        raise ValueError(
-            f"profile {profile!r} has no section {section!r} in params.yaml; it has "
-            f"{', '.join(params[profile])}: use one of these or add the section"
-        )
-    return params[profile][section]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name
+INDEX = "model_index.json"  # what makes a folder a pipeline's; whether it is a right one, `open_base` finds out
 
 
 def base(profile: str) -> Path:
-    """The folder of the base model (a `StableDiffusionPipeline`) that a profile personalises."""
-    folder = _base_folder(profile, _params())
-    if not (folder / "model_index.json").is_file():
+    """The folder of the base model that a profile personalises; FileNotFoundError where there is none."""
+    settings.require(profile)
+    folder = _base_folder(settings.written()[profile])
+    if folder is None or not (folder / INDEX).is_file():
+        there = "" if folder is None else f" at {paths.shown(folder)}"
         raise FileNotFoundError(
-            f"no base model for profile {profile!r}: expected a StableDiffusionPipeline folder at "
-            f"{paths.shown(folder)}; name one with `make reproduce PROFILE={profile} BASE=<folder or hub id>`"
+            f"no base model for profile {profile!r}: expected a StableDiffusionPipeline folder{there}; "
+            f"name one with `make reproduce PROFILE={profile} BASE=<folder or hub id>`"
         )
     return folder
 
 
+def enrol(profile: str, source: str | None = None) -> None:
+    """Make sure that a profile has its base model, which makes it take part in the pipeline.
+
+    ``source`` is a folder, or a hub id that is downloaded; the choice is kept in local.yaml.
+    """
+    settings.require(profile)
+    if source:
+        folder, fixed = _found(source), _base_folder(settings.published().get(profile))
+        if fixed is None:
+            _record(profile, folder)
+        elif fixed.resolve() != folder:
+            raise ValueError(
+                f"profile {profile!r} runs on {paths.shown(fixed)}, as params.yaml says; give BASE={source} to a "
+                f"profile without a base, such as sd15, or write it to local.yaml yourself"
+            )
+    base(profile)
+
+
+def write_pipeline_files() -> list[Path]:
+    """Bring what DVC reads of the settings up to date; return the files that changed.
+
+    ``profiles.yaml`` has the profiles that take part, each with its base; ``settings.yaml`` the settings of all.
+    """
+    written = settings.written()
+    profiles = {name: {"base": paths.shown(folder)} for name, folder in _taking_part(written)}
+    files = {"profiles.yaml": {"profiles": profiles}, "settings.yaml": written}
+    texts = {paths.PIPELINE / name: _dumped(values) for name, values in files.items()}
+    changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_text(texts[path], path)
+    return changed
+
+
 def sources() -> dict[str, str]:
     """What each profile's people are made of: "rendered", or every file of its own (name, bytes, time of change)."""
-    params = _params()
-    found = {}
-    for profile in params[LAYOUT]:
-        settings = params[profile].get("people", {})
-        own = [paths.ROOT / settings[name] for name in ("source", "labels") if settings.get(name)]
-        files = sorted(file for path in own for file in [path, *path.rglob("*")] if file.is_file())
-        facts = ((paths.shown(file), file.stat()) for file in files)
-        lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts] if own else ["rendered"]
-        found[profile] = "\n".join(lines) + "\n"
-    return found
+    written = settings.written()
+    return {name: "".join(f"{line}\n" for line in _listing(written[name])) for name, _ in _taking_part(written)}
 
 
-def enrol(profile: str, source: str | None = None) -> None:
-    """Make sure that a profile has its base model in place and its stages in `dvc.yaml`.
-
-    `source` is a folder (linked, not copied) or a hub id (downloaded).
-    """
-    params = _params()
-    folder = _base_folder(profile, params)
-    if source:
-        _place(folder, source)
-    base(profile)
-    if profile in params[LAYOUT]:
-        return
-    # one line of text more: a dump would lay out the whole file anew
-    line = f"{LAYOUT}:\n  {profile}: {{base: {paths.shown(folder)}}}\n"
-    text = re.sub(rf"^{LAYOUT}:.*\n", line, paths.PARAMS.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
-    write_text(text, paths.PARAMS)
+def _listing(sections: Any) -> list[str]:
+    given = [_at(sections, "people", "sets", name) for name in ("source", "labels")]
+    own = [paths.ROOT / Path(path).expanduser() for path in given if isinstance(path, str)]
+    return [_facts(file) for path in own for file in _files(path)] if own else ["rendered"]
 
 
-def _base_folder(profile: str, params: dict) -> Path:
-    require(profile, params)
-    return paths.ROOT / params[LAYOUT].get(profile, {"base": f"data/base/{profile}"})["base"]
+def _files(path: Path) -> Iterator[Path]:
+    """The regular files of a folder, also of those that it links to."""
+    if path.is_file():
+        yield path
+    visited = set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:  # a link back to where we come from
+            below.clear()
+            continue
+        visited.add(real)
+        below.sort()
+        yield from (file for name in sorted(names) if (file := Path(folder, name)).is_file())
 
 
-def _place(folder: Path, source: str) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        raise ValueError(f"{paths.shown(folder)} already holds a base model; move it away before giving BASE={source}")
-    if Path(source).is_file():
+def _facts(file: Path) -> str:
+    name = os.fsencode(paths.shown(file)).decode("utf-8", "backslashreplace")
+    return f"{name} {file.stat().st_size} {file.stat().st_mtime_ns}"
+
+
+def _taking_part(written: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    return ((name, folder) for name, sections in written.items() if (folder := _base_folder(sections)))
+
+
+def _base_folder(sections: Any) -> Path | None:
+    model = _at(sections, "base", "model")
+    return paths.ROOT / Path(model).expanduser() if model and isinstance(model, str) else None
+
+
+def _at(sections: Any, *names: str) -> Any:
+    """A setting among settings that nobody has checked yet; None if there is none."""
+    for name in names:
+        sections = sections.get(name) if isinstance(sections, Mapping) else None
+    return sections
+
+
+def _dumped(values: Mapping) -> str:
+    yaml, text = YAML(), io.StringIO()
+    yaml.width = 10_000  # no line of settings is that long
+    yaml.dump(values, text)
+    return text.getvalue()
+
+
+def _record(profile: str, folder: Path) -> None:
+    """Write a profile's base into local.yaml, and leave all else there as it is, comments included."""
+    text = paths.LOCAL.read_text(encoding="utf-8") if settings.local() else ""
+    kept = YAML().load(text) if text else {}
+    place = kept
+    for name in (profile, "base"):
+        if not isinstance(place.get(name), Mapping):
+            place[name] = {}
+        place = place[name]
+    if place.get("model") != str(folder):
+        place["model"] = str(folder)
+        comments = "" if text or not paths.LOCAL.exists() else paths.LOCAL.read_text(encoding="utf-8")
+        write_text(comments + _dumped(kept), paths.LOCAL)
+
+
+def _found(source: str) -> Path:
+    given = Path(source).expanduser()
+    if given.is_file():
         raise ValueError(
             f"BASE={source} is a file, expected a folder: write it as one with "
             "`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
         )
-    found = Path(source).resolve() if Path(source).is_dir() else _download(source)
-    if not (found / "model_index.json").is_file():
+    folder = given.resolve() if given.is_dir() else _download(source)
+    if not (folder / INDEX).is_file():
         raise FileNotFoundError(
-            f"BASE={source} is no base model: expected a folder with the model_index.json of a StableDiffusionPipeline"
+            f"BASE={source} is no base model: expected a folder with the {INDEX} of a StableDiffusionPipeline"
         )
-    folder.unlink(missing_ok=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.symlink_to(found, target_is_directory=True)
+    if not str(folder).isprintable():
+        raise ValueError(f"BASE={source!r}: expected a folder whose name can be written down; rename it")
+    return folder
 
 
 def _download(hub_id: str) -> Path:
     wanted = f"BASE={hub_id}: expected a folder, or a hub id (owner/name)"
-    if hub_id.count("/") != 1 or hub_id.startswith((".", "/", "~")):
+    if not HUB_ID.fullmatch(hub_id):
         raise FileNotFoundError(f"{wanted}; there is no such folder")
     from diffusers import StableDiffusionPipeline
 
     try:
         return Path(StableDiffusionPipeline.download(hub_id, safety_checker=None))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise FileNotFoundError(f"{wanted}; the hub did not give it: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,156 @@
+"""Settings that fit alone and not together."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from w2w_lib.files.regular import regular_file
+from w2w_lib.inputs import nearest
+from w2w_lib.models.prompts import IDENTIFIER
+from w2w_lib.people.rendered.person import ATTRIBUTES
+from w2w_lib.workbook import paths
+from w2w_lib.workbook.sections import Profile
+
+TIMESTEPS = 1000  # of a scheduler whose base is not there yet
+AS_SET = "as set"  # the entry of the sweep that changes nothing
+CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+
+
+def conflicts(profile: Profile) -> list[str]:
+    """Every pair of settings that do not fit together, one line each."""
+    return [*_sizes(profile), *_changes(profile), *_attributes(profile), *_prompts(profile), *_base(profile)]
+
+
+def _sizes(profile: Profile) -> Iterator[str]:
+    sets, finetune, space, edit, invert = (
+        profile.people.sets,
+        profile.finetune,
+        profile.space,
+        profile.edit,
+        profile.invert,
+    )
+    evaluate = finetune.evaluate
+    yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
+    yield from _at_most("space.leading", space.leading, "space.components", space.components)
+    yield from _at_most("space.counts", max(space.counts), "space.components", space.components)
+    yield from _at_most("edit.components", edit.components, "space.components", space.components)
+    yield from _at_most("invert.components", invert.components, "space.components", space.components)
+    heldout = {
+        "finetune.evaluate.people": evaluate.people,
+        "finetune.evaluate.watched": evaluate.watched,
+        "space.heldout": space.heldout,
+        "edit.people": edit.people,
+        "invert.people": invert.people,
+    }
+    for name, value in heldout.items():
+        yield from _at_most(name, value, "people.sets.heldout", sets.heldout)
+    yield from _at_most("finetune.evaluate.sweep_people", evaluate.sweep_people, "its people", evaluate.people)
+    yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
+    steps = finetune.recipe.steps
+    yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
+    yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
+    if sets.labels and not sets.source:
+        yield "people.sets.labels: expected only together with people.sets.source; rendered people have their labels"
+    if not sets.source:  # one's own people have as many pictures as they have
+        yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
+        yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
+        yield from _at_most("space.images", space.images, "people.sets.views", sets.views)
+        yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
+
+
+def _changes(profile: Profile) -> Iterator[str]:
+    finetune = profile.finetune
+    for kind in ("again", "sweep"):
+        for name, changes in getattr(finetune.evaluate, kind).items():
+            try:
+                finetune.changed(**changes)
+            except (TypeError, ValueError) as error:
+                yield f"finetune.evaluate.{kind}.{name}: {error}"
+    if finetune.evaluate.sweep.get(AS_SET) != {}:
+        yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
+
+
+def _attributes(profile: Profile) -> Iterator[str]:
+    if profile.people.sets.source:  # their labels are known when they are read
+        return
+    edit = profile.edit
+    for name in edit.attributes:
+        if name not in ATTRIBUTES:
+            yield f"edit.attributes: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
+    used = {"counterfactual": [edit.counterfactual], "compose": edit.compose}
+    used = {f"edit.{setting}": names for setting, names in used.items()} | {"invert.edits": profile.invert.edits}
+    for setting, names in used.items():
+        for name in names:
+            if name not in edit.attributes:
+                yield f"{setting}: {name!r} is not among edit.attributes{nearest(name, edit.attributes)}"
+    if edit.control_below > edit.works_above:
+        yield f"edit.control_below is {edit.control_below}, expected at most edit.works_above, {edit.works_above}"
+
+
+def _prompts(profile: Profile) -> Iterator[str]:
+    prompts = {
+        "finetune.evaluate": profile.finetune.evaluate.prompts,
+        "space": profile.space.prompts,
+        "edit": profile.edit.prompts,
+        "invert": profile.invert.prompts,
+    }
+    for section, given in prompts.items():
+        for prompt in given:
+            if not re.search(rf"\b{IDENTIFIER}\b", prompt):
+                yield f"{section}.prompts: {prompt!r} does not name the person; expected the word {IDENTIFIER!r} in it"
+
+
+def _base(profile: Profile) -> Iterator[str]:
+    """Against the configuration of the base model, where that is in place."""
+    timesteps, training = TIMESTEPS, profile.base.training
+    if profile.base.model:
+        try:
+            if facts := _facts(paths.ROOT / profile.base.model):
+                pixels, timesteps = facts
+                size = profile.people.sets.size
+                if size != pixels:
+                    yield f"people.sets.size is {size}, expected {pixels}, which base.model paints"
+        except (ValueError, FileNotFoundError) as error:
+            yield f"base.model: {error}"
+    finetune, invert = profile.finetune, profile.invert
+    samplings = {
+        "finetune.evaluate.sampling": finetune.evaluate.sampling,
+        "space.sampling": profile.space.sampling,
+        "edit.sampling": profile.edit.sampling,
+        "invert.sampling": invert.sampling,
+    } | ({"base.training.evaluate.sampling": training.evaluate.sampling} if training else {})
+    last = {"edit.inject_below": max(profile.edit.inject_below)}
+    last |= {f"{name}.steps": sampling.steps for name, sampling in samplings.items()}
+    last |= {f"{name}.inject_below": sampling.inject_below for name, sampling in samplings.items()}
+    recipes = {"finetune.recipe": finetune.recipe, "invert.recipe": invert.recipe}
+    recipes |= {"invert.photo_recipe": invert.photo_recipe}
+    last |= {f"{name}.timesteps": recipe.timesteps[1] for name, recipe in recipes.items()}
+    for name, value in last.items():
+        yield from _at_most(name, value, "the timesteps of the base's scheduler", timesteps)
+
+
+def _facts(folder: Path) -> tuple[int, int] | None:
+    """Width of the base's pictures (pixels) and its number of timesteps, from its configuration alone."""
+    files = [folder / name for name in CONFIGS]
+    if not all(file.exists() for file in files):
+        return None
+    unet, vae, scheduler = map(_config, files)
+    try:
+        pixels = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+        return pixels, scheduler["num_train_timesteps"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: its configuration does not say the size of pictures ({error})") from None
+
+
+def _config(file: Path) -> dict:
+    regular_file(file, "the configuration of a base model", "save the base again")
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: is no JSON ({error}); expected the configuration of a base model") from None
+
+
+def _at_most(name: str, value: int, limit_name: str, limit: int) -> Iterator[str]:
+    if value > limit:
+        yield f"{name} is {value}, expected at most {limit_name}, {limit}"
