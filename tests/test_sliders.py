@@ -1,13 +1,22 @@
 """The slider panel, without a browser."""
 
+import math
+
+import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from planted import PCS
 
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.space.directions import fit_directions
 from w2w_lib.space.edits import combined_step
-from w2w_lib.workbook.sliders import EditSession, edit_strips, edited_image, panel
+from w2w_lib.workbook import plots
+from w2w_lib.workbook.sliders import EditSession, edit_strips, edited_image, edited_images, panel
+
+matplotlib.use("agg")
+ODD = "5$ | *or* $6_x$ <b>`"  # a label that TeX and Markdown would read otherwise
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +31,40 @@ def test_slider_paints_the_edited_adapter(session, space, weights):
     edited = weights[1] + combined_step(space, session.directions, strengths)
     expected = generate(session.pipeline, ["sks person"], [4], space.layout, edited[None], sampling=session.sampling)
     np.testing.assert_array_equal(image, expected[0])
-    with pytest.raises(ValueError, match="unknown person 'eve': there are ann, bob"):
-        edited_image(session, "eve", {}, "sks person", 0)
+
+
+@pytest.mark.parametrize(
+    ("person", "edits", "prompt", "seed", "message"),
+    [
+        ("bop", [{}], "sks person", 0, "unknown person 'bop', did you mean 'bob'"),
+        ("ann", [{"firts": 1.0}], "sks person", 0, "firts"),
+        ("ann", [{"first": math.nan}], "sks person", 0, "strength of first: expected a finite number"),
+        ("ann", [{"first": math.inf}], "sks person", 0, "strength of first: expected a finite number"),
+        ("ann", [{}], "  ", 0, "prompt is empty"),
+        ("ann", [{}], "sks person", -1, "seed: expected a whole number of at least 0"),
+        ("ann", [], "sks person", 0, "no edits"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_in_one_line(session, person, edits, prompt, seed, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        edited_images(session, person, edits, prompt, seed)
+    assert "\n" not in str(refused.value)
+
+
+def test_session_refuses_other_adapters_and_nothing_to_edit(session, unchecked):
+    whole = {"pipeline": session.pipeline, "space": session.space}
+    with pytest.raises(ValueError, match="no people"):
+        EditSession(**whole, directions=session.directions, people={})
+    with pytest.raises(ValueError, match="no directions"):
+        EditSession(**whole, directions={}, people=session.people)
+    with pytest.raises(ValueError, match=r"'eve' has the shape \(3,\)"):
+        EditSession(**whole, directions=session.directions, people={"eve": torch.zeros(3)})
 
 
 def test_panel_follows_its_sliders_and_a_strip_needs_no_kernel(session):
     widget = panel(session, "sks person", seed=1)
-    picture, controls = widget.children
+    shown, controls = widget.children
+    picture, _ = shown.children
     before = picture.value
     slider = controls.children[3]
     assert slider.description == "first" and not slider.continuous_update
@@ -38,3 +74,53 @@ def test_panel_follows_its_sliders_and_a_strip_needs_no_kernel(session):
     assert picture.value == before
     ax = edit_strips(session, "ann", ["first", "second"], [-1.0, 0.0, 1.0], "sks person", 1)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["first", "second"]
+
+
+def test_panel_says_what_went_wrong_until_it_works_again(session):
+    shown, controls = panel(session, "sks person", seed=1).children
+    picture, message = shown.children
+    before, prompt, seed = picture.value, controls.children[1], controls.children[2]
+    prompt.value = ""
+    assert "prompt is empty" in message.value and picture.value == before
+    prompt.value = "sks person"
+    assert message.value == ""
+    seed.value = -1
+    assert "seed" in message.value
+
+
+@pytest.mark.parametrize("reach", [0.0, -1.0, math.nan, math.inf])
+def test_panel_refuses_a_reach_that_is_none(session, reach):
+    with pytest.raises(ValueError, match="reach: expected"):
+        panel(session, "sks person", reach=reach)
+
+
+def test_names_are_shown_as_they_are():
+    table = pd.DataFrame([[1.0, -1.0]], index=[ODD], columns=[ODD, "b"])
+    grid = plots.image_grid(np.zeros((1, 2, 4, 4, 3), np.uint8), [ODD, "b"], [ODD])
+    for ax in (
+        grid,
+        plots.matrix(table, ODD),
+        plots.paired_bars(table, "x"),
+        plots.curves([0, 1], {ODD: [0, 1]}, "x", "y"),
+    ):
+        texts = [
+            *ax.get_xticklabels(),
+            *ax.get_yticklabels(),
+            *(ax.get_legend().get_texts() if ax.get_legend() else []),
+        ]
+        odd = [text for text in texts if "or" in text.get_text()]
+        assert odd
+        for text in odd:  # what matplotlib draws: no formula, and the dollar signs without their backslashes
+            shown, is_formula = text._preprocess_math(text.get_text())
+            assert (shown, is_formula) == (ODD, False)
+        ax.figure.canvas.draw()
+
+
+def test_names_do_not_break_a_table():
+    row = plots.against_paper("smoke", [(ODD + "\nx", "1", "2")]).data.splitlines()[2]
+    assert row == "| 5\\$ \\| \\*or\\* \\$6\\_x\\$ \\<b\\>\\` x | 1 | 2 |"
+
+
+def test_a_grid_refuses_names_that_are_too_many():
+    with pytest.raises(ValueError, match="3 names for 2 columns"):
+        plots.image_grid(np.zeros((1, 2, 4, 4, 3), np.uint8), ["a", "b", "c"])

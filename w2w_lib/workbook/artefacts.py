@@ -1,10 +1,10 @@
-"""What the notebooks hand to each other, opened when first used."""
+"""What the stages hand to each other, opened when first used."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 
 import torch
@@ -17,14 +17,17 @@ from w2w_lib.people.people_set import People
 from w2w_lib.space.directions import Direction, load_directions
 from w2w_lib.space.weight_space import WeightSpace
 from w2w_lib.training.weights_dataset import WeightsDataset
-from w2w_lib.workbook import paths, profiles
+from w2w_lib.workbook import paths, profiles, settings
 
 
 @dataclass(frozen=True)
 class Artefacts:
-    """The base model, people, weights, space and directions of one profile."""
+    """The base model, people, weights, space and directions of one profile; FileNotFoundError for what is not made."""
 
     profile: str
+
+    def __post_init__(self):
+        settings.require(self.profile)
 
     @cached_property
     def pipeline(self) -> StableDiffusionPipeline:
@@ -32,30 +35,32 @@ class Artefacts:
 
     @cached_property
     def classifier(self) -> AttributeClassifier:
-        return AttributeClassifier.load(self.classifier_path)
+        return AttributeClassifier.load(self._made(self.classifier_path, "attribute classifier"))
 
-    @property
+    @cached_property
     def own_people(self) -> bool:
-        """Whether the people are the reader's own, from a folder, and not of the pocket world."""
-        return "source" in profiles.load(self.profile, "people")
+        """Whether the people are the reader's own, from a folder, and not rendered."""
+        return settings.load(self.profile).people.sets.source is not None
 
     @property
     def classifier_path(self) -> Path:
         return self._file("people", "classifier.safetensors") if self.own_people else paths.ATTRIBUTE_CLASSIFIER
 
     def people(self, split: str) -> People:
-        return People.load(paths.outputs(self.profile, "people", split))
+        """The people of a split, ``train`` or ``heldout``."""
+        return People.load(self._made(self._file("people", split), f"{split} people"))
 
-    def weights(self, split: str) -> WeightsDataset:
-        return WeightsDataset.open(paths.outputs(self.profile, "weights", split))
+    def dataset(self, split: str) -> WeightsDataset:
+        """The weights of a split's people."""
+        return WeightsDataset.open(self._made(self._file("weights", split), f"weights of {split} people"))
 
     @cached_property
     def space(self) -> WeightSpace:
-        return WeightSpace.load(self.space_path)
+        return WeightSpace.load(self._made(self.space_path, "weight space"))
 
     @cached_property
     def directions(self) -> dict[str, Direction]:
-        return load_directions(self.directions_path)
+        return load_directions(self._made(self.directions_path, "directions"))
 
     @property
     def space_path(self) -> Path:
@@ -69,9 +74,27 @@ class Artefacts:
         return self._file("inversions", name)
 
     def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
-        """Write a stage's metrics, rounded, for ``dvc metrics show``; leave out what is not a number."""
-        rounded = {name: round(float(value), digits) for name, value in numbers.items() if isfinite(value)}
-        write_text(json.dumps(rounded, indent=1) + "\n", paths.metrics(self.profile, stage))
+        """Write a stage's metrics, rounded, for ``dvc metrics show``; those that are not finite are left out, and named."""
+        measured = {name: _number(stage, name, value) for name, value in numbers.items()}
+        finite = {name: round(value, digits) for name, value in measured.items() if math.isfinite(value)}
+        write_text(json.dumps(finite, indent=1) + "\n", paths.metrics(self.profile, stage))
+        if left_out := sorted(measured.keys() - finite.keys()):
+            print(f"no finite numbers, and not among the metrics: {', '.join(left_out)}")
 
     def _file(self, *parts: str) -> Path:
         return paths.outputs(self.profile, *parts)
+
+    def _made(self, path: Path, what: str) -> Path:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{paths.shown(path)}: profile {self.profile!r} has no {what} yet; "
+                f"run `make reproduce PROFILE={self.profile}`"
+            )
+        return path
+
+
+def _number(stage: str, name: str, value: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"metrics of stage {stage!r}: {name} is {value!r}, expected a number") from None

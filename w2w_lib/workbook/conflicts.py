@@ -34,6 +34,7 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
     yield from _at_most("space.leading", space.leading, "space.components", space.components)
     yield from _at_most("space.counts", max(space.counts), "space.components", space.components)
+    yield from _at_most("space.pictured", space.pictured, "space.samples", space.samples)
     yield from _at_most("edit.components", edit.components, "space.components", space.components)
     yield from _at_most("invert.components", invert.components, "space.components", space.components)
     heldout = {

@@ -26,7 +26,8 @@ RESERVED = ("item", "key", "profiles")  # what dvc.yaml calls its own variables
 def profile_name(name: str) -> str:
     """A profile's name; ValueError for one that is no plain word, for it becomes part of paths and commands."""
     if not PROFILE.fullmatch(name) or name in RESERVED:
-        raise ValueError(f"profile {name!r}: expected small letters, digits, - and _, and none of {', '.join(RESERVED)}")
+        kept = ", ".join(RESERVED)
+        raise ValueError(f"no name of a profile: {name!r}; expected small letters, digits, - and _, and none of {kept}")
     return name
 
 

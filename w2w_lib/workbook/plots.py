@@ -1,6 +1,11 @@
-"""Plots of the workbook: each takes ``ax`` (or makes one of the right size) and returns it."""
+"""Plots of the workbook: each takes ``ax`` (or makes one of the right size) and returns it.
 
-from collections.abc import Mapping, Sequence
+Names of rows, columns and lines come from people's labels and folders: they are shown as they are, never read as TeX or
+Markdown.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +28,9 @@ def image_grid(
     """Pictures side by side as one image, with a title over each column and beside each row."""
     images = np.asarray(images)
     down, across, height, width = images.shape[:4]
+    for kind, names, count in (("columns", columns, across), ("rows", rows, down)):
+        if len(names) not in (0, count):
+            raise ValueError(f"{len(names)} names for {count} {kind} of pictures: expected one for each, or none")
     gap = max(1, round(GAP * height))
     canvas = np.full((down * (height + gap) - gap, across * (width + gap) - gap, 3), 255, np.uint8)
     for i in range(down):
@@ -35,8 +43,8 @@ def image_grid(
     ax.imshow(canvas, interpolation="lanczos", aspect="equal")
     ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()
-    ax.set_xticks((np.arange(len(columns)) + 0.5) * (width + gap) - gap / 2, columns)
-    ax.set_yticks((np.arange(len(rows)) + 0.5) * (height + gap) - gap / 2, rows)
+    ax.set_xticks((np.arange(len(columns)) + 0.5) * (width + gap) - gap / 2, _literal(columns))
+    ax.set_yticks((np.arange(len(rows)) + 0.5) * (height + gap) - gap / 2, _literal(rows))
     ax.tick_params(length=0)
     return ax
 
@@ -83,7 +91,7 @@ def curves(
     """Lines over one axis; those named in ``controls`` are grey and dashed."""
     ax = ax or plt.subplots(figsize=(4.6, 2.8))[1]
     for name, y in lines.items():
-        ax.plot(x, y, label=name, **({"color": MUTED, "ls": "--"} if name in controls else {}))
+        ax.plot(x, y, label=literal(name), **({"color": MUTED, "ls": "--"} if name in controls else {}))
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return ax
@@ -118,9 +126,9 @@ def matrix(table: pd.DataFrame, title: str = "", limit: float | None = None, ax:
     for (i, j), value in np.ndenumerate(table.to_numpy()):
         dark = abs(value) > 0.6 * limit
         ax.text(j, i, f"{value:.1f}", ha="center", va="center", size=7, color="w" if dark else "k")
-    ax.set_xticks(range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set_title(title)
+    ax.set_xticks(range(len(table.columns)), _literal(table.columns), rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(table)), _literal(table.index))
+    ax.set_title(literal(title))
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax
@@ -130,7 +138,8 @@ def paired_bars(table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), 
     """Horizontal bars, a group for each row and a bar for each column; ``controls`` are grey."""
     ax = ax or plt.subplots(figsize=(5, 0.3 * len(table) + 0.8))[1]
     colors = [MUTED if name in controls else f"C{i}" for i, name in enumerate(table)]
-    table.iloc[::-1].plot.barh(ax=ax, color=colors, width=0.75)
+    shown = table.set_axis(_literal(table.index), axis=0).set_axis(_literal(table.columns), axis=1)
+    shown.iloc[::-1].plot.barh(ax=ax, color=colors, width=0.75)
     ax.set(xlabel=xlabel, ylabel="")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
@@ -143,9 +152,23 @@ def sigmas(strengths: Sequence[float]) -> list[str]:
 
 def against_paper(profile: str, rows: Sequence[tuple[str, str, str]]) -> Markdown:
     """The table at a notebook's end: what was measured, what the paper reports, what we found."""
-    lines = [
-        f"| | the paper | here ({profile}) |",
-        "|---|---|---|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return Markdown("\n".join(lines))
+    return markdown_table(["", "the paper", f"here ({profile})"], rows)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Markdown:
+    """A table of texts, which are shown as they are."""
+    lines = [" | ".join(map(_literal_markdown, row)) for row in (columns, *rows)]
+    return Markdown("\n".join(f"| {line} |" for line in (lines[0], "|".join("---" for _ in columns), *lines[1:])))
+
+
+def literal(name: str) -> str:
+    """A name for a figure, in which matplotlib finds no formula."""
+    return str(name).replace("\\$", "$").replace("$", "\\$")
+
+
+def _literal(names: Iterable[str]) -> list[str]:
+    return [literal(name) for name in names]
+
+
+def _literal_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]$~&#])", r"\\\1", " ".join(str(text).split()))

@@ -1,7 +1,7 @@
 """Profiles are data: every setting stands in params.yaml, by profile and stage, and on top of it in local.yaml.
 
-Both files map a profile to its sections, a section to its settings. ``local.yaml`` is of this machine alone: what it says
-replaces single settings of ``params.yaml``, or adds profiles.
+Both files map a profile to its sections, a section to its settings. ``local.yaml`` is of this machine alone: what it
+says replaces single settings of ``params.yaml``, or adds profiles.
 """
 
 import json
@@ -80,7 +80,8 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _checked(name: str, sections: Any) -> "tuple[Profile | None, list[str]]":
-    from w2w_lib.workbook.conflicts import conflicts  # these import diffusers: seconds that `w2w run` does not need twice
+    # here, for they import diffusers: seconds that no command but `w2w check-settings` has to wait
+    from w2w_lib.workbook.conflicts import conflicts
     from w2w_lib.workbook.sections import Profile
 
     where = f"{_files()}, profile {name}"

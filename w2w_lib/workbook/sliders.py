@@ -1,5 +1,6 @@
 """A panel of sliders, one for each direction, over one pure function."""
 
+import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
+from w2w_lib.inputs import finite_number, nearest, whole_number
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.edits import combined_step
@@ -24,13 +26,25 @@ SHOWN_PIXELS = 256  # width of the panel's picture
 
 @dataclass(frozen=True)
 class EditSession:
-    """Whom to edit and with what: a base, a space, its directions and people's adapters by name."""
+    """Whom to edit and with what: a base, a space, its directions and people's adapters by name.
+
+    ValueError for a session without people or directions, and for adapters of another length than the space's.
+    """
 
     pipeline: StableDiffusionPipeline
     space: WeightSpace
     directions: Mapping[str, Direction]
     people: Mapping[str, Float[Tensor, " d"]]
     sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self):
+        for name in ("people", "directions"):
+            if not getattr(self, name):
+                raise ValueError(f"a session of edits has no {name}: expected at least one of them, by name")
+        d = self.space.layout.dimension
+        if wrong := [name for name, weights in self.people.items() if weights.shape != (d,)]:
+            shape = tuple(self.people[wrong[0]].shape)
+            raise ValueError(f"adapter of {wrong[0]!r} has the shape {shape}, expected the space's d = {d}")
 
 
 def edited_image(
@@ -43,9 +57,19 @@ def edited_image(
 def edited_images(
     session: EditSession, person: str, edits: Sequence[Mapping[str, float]], prompt: str, seed: int
 ) -> UInt8[np.ndarray, "edits height width 3"]:
-    """One picture for each set of strengths, as ``edited_image`` makes it."""
+    """One picture for each set of strengths, as ``edited_image`` makes it.
+
+    ValueError for an unknown person or direction, an empty prompt, a strength that is not finite, or no edits.
+    """
     if person not in session.people:
-        raise ValueError(f"unknown person {person!r}: there are {', '.join(session.people)}")
+        raise ValueError(f"unknown person {person!r}{nearest(person, session.people)}")
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: expected what to paint, such as 'sks person'")
+    if not edits:
+        raise ValueError("no edits: expected at least one set of strengths, which may be empty")
+    whole_number("seed", seed, least=0)
+    for attribute, strength in ((a, s) for edit in edits for a, s in edit.items()):
+        finite_number(f"strength of {attribute}", strength)
     steps = torch.stack([combined_step(session.space, session.directions, edit) for edit in edits])
     weights, count = session.people[person] + steps, len(edits)
     return generate(
@@ -75,22 +99,35 @@ def edit_strips(
 
 
 def panel(session: EditSession, prompt: str, seed: int = 0, reach: float = 5.0) -> widgets.Widget:
-    """Sliders from -``reach`` to ``reach`` standard deviations; the picture follows when one is let go."""
+    """Sliders from -``reach`` to ``reach`` standard deviations; the picture follows when one is let go.
+
+    What cannot be painted is said under the picture. ValueError for a reach that is not above 0.
+    """
+    if finite_number("reach", reach) <= 0:
+        raise ValueError(f"reach: expected standard deviations above 0, found {reach}")
     person = widgets.Dropdown(options=list(session.people), description="person")
     words = widgets.Text(prompt, description="prompt", continuous_update=False)
     noise = widgets.IntText(seed, description="seed")
     sliders = {a: _slider(a, reach) for a in session.directions}
     picture = widgets.Image(format="png", width=SHOWN_PIXELS, height=SHOWN_PIXELS)
+    message = widgets.HTML()
 
-    def paint(_=None) -> None:
+    def paint() -> None:
         strengths = {a: s.value for a, s in sliders.items()}
         picture.value = _png(edited_image(session, person.value, strengths, words.value, noise.value))
 
-    for control in (person, words, noise, *sliders.values()):
-        control.observe(paint, "value")
+    def follow(_) -> None:
+        try:
+            paint()
+            message.value = ""
+        except Exception as error:  # in a callback, Jupyter would write it to a log that nobody looks at
+            message.value = html.escape(f"{type(error).__name__}: {error}")
+
     paint()
-    controls = widgets.VBox([person, words, noise, *sliders.values()])
-    return widgets.HBox([picture, controls], layout=widgets.Layout(align_items="flex-start"))
+    for control in (person, words, noise, *sliders.values()):
+        control.observe(follow, "value")
+    shown, controls = widgets.VBox([picture, message]), widgets.VBox([person, words, noise, *sliders.values()])
+    return widgets.HBox([shown, controls], layout=widgets.Layout(align_items="flex-start"))
 
 
 def _slider(attribute: str, reach: float) -> widgets.FloatSlider:
