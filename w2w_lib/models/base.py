@@ -1,68 +1,109 @@
-"""The frozen base: any ``StableDiffusionPipeline`` folder, and how the pocket world's own is put together."""
+"""The frozen base: any ``StableDiffusionPipeline`` folder."""
 
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.utils import logging
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from transformers.utils import logging as transformers_logging
 
-import w2w_lib.pocket.codec  # noqa: F401  diffusers loads a class of ours only from a module that is imported already
+from w2w_lib.models.base_folder import EXPECTED, NEEDED, REMEDY, check_index, first_line
+from w2w_lib.models.base_parts import check_finite, load_parts
+
+UNET_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def open_base(
-    base: str | Path, unet_dtype: torch.dtype = torch.float32, device: str | None = None
+    base: str | Path, unet_dtype: torch.dtype = torch.float32, device: str | torch.device | None = None
 ) -> StableDiffusionPipeline:
     """Load a base model from a folder (or a hub name), frozen, with a DDIM scheduler and no safety checker.
 
     The UNet computes in ``unet_dtype`` and everything around it in fp32, on ``device``: by default a GPU if there is
-    one. FileNotFoundError for a path that holds no pipeline.
+    one. Nothing but safetensors and JSON is read, and no code of the folder's runs. FileNotFoundError for a path that
+    holds no pipeline, or lacks one of its files; ValueError for anything else that is wrong with it, for a name that
+    the hub does not give, and for a type or device that there is not.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    looks_local = isinstance(base, Path) or Path(base).exists() or str(base).startswith((".", "/"))
-    if looks_local and not (Path(base) / "model_index.json").is_file():
-        raise FileNotFoundError(
-            f"base model {str(base)!r}: expected a StableDiffusionPipeline folder with a model_index.json; "
-            "give such a folder or a hub name, or run `make base` to train the pocket base"
-        )
+    if unet_dtype not in UNET_DTYPES:
+        raise ValueError(f"unet_dtype {unet_dtype!r}: expected one of {', '.join(map(str, UNET_DTYPES))}")
+    device, folder = _device(device), _folder(base)
     with _quiet_loading():
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            base, dtype=torch.float32, safety_checker=None, requires_safety_checker=False, low_cpu_mem_usage=False
+        parts = load_parts(folder)
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    pipeline.scheduler = _as_ddim(pipeline.scheduler)
     if isinstance(pipeline.vae, AutoencoderKL):
         pipeline.vae.enable_slicing()  # picture by picture: at 512 pixels a batch of them is many gigabytes
-    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        module.requires_grad_(False).eval()
-    if device == "cpu":
+    if device.type == "cpu":
         # PyTorch's fused CPU attention has a slow backward pass: 40% of a training step at this size.
         pipeline.unet.set_attn_processor(AttnProcessor())
         pipeline.unet.to(memory_format=torch.channels_last)
     if unet_dtype != torch.float32:
         _compute_in(pipeline.unet, unet_dtype)
+    for name in ("unet", "vae", "text_encoder"):
+        check_finite(folder, name, getattr(pipeline, name).requires_grad_(False).eval())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
-def _as_ddim(scheduler: SchedulerMixin) -> DDIMScheduler:
-    """DDIM with the noise of another scheduler; what that does not say, as Stable Diffusion has it."""
-    config, unsaid = scheduler.config, {"clip_sample": False, "steps_offset": 1}
-    by_default = config.get("_use_default_values", [])
-    filled = {name: value for name, value in unsaid.items() if name not in config or name in by_default}
-    return DDIMScheduler.from_config(config, **filled)
+def _device(name: str | torch.device | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {name!r}: {first_line(error)}; expected one of this machine, such as 'cpu'") from None
+    if device.type == "meta":
+        raise ValueError("device 'meta': holds no numbers; expected one that computes, such as 'cpu'")
+    return device
+
+
+def _folder(base: str | Path) -> Path:
+    """A folder with a pipeline's index: the given one, or the hub's copy on this machine."""
+    if not isinstance(base, str | Path):
+        raise ValueError(f"base model {base!r}: expected a folder or a hub name")
+    folder = Path(base)
+    if not (isinstance(base, Path) or os.path.lexists(folder) or str(base).startswith((".", "/", "~"))):
+        return _from_hub(base)
+    if not os.path.isdir(folder):
+        found = "a file" if os.path.isfile(folder) else "no such folder"
+        raise FileNotFoundError(f"base model {str(base)!r}: {found}; expected {EXPECTED}; {REMEDY}")
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        check_index(Path(snapshot_download(name, allow_patterns="model_index.json")))
+        return Path(snapshot_download(name, allow_patterns=[*NEEDED]))
+    except Exception as error:  # of HTTP, of names, of offline machines
+        if "model_index.json" in str(error):
+            raise
+        raise FileNotFoundError(
+            f"base model {name!r}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); "
+            f"expected {EXPECTED}; {REMEDY}"
+        ) from None
 
 
 @contextmanager
-def _quiet_loading():
+def _quiet_loading() -> Iterator[None]:
     """Without diffusers' remark that our codec is not an AutoencoderKL: it is meant to stand in for one."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    libraries = diffusers_logging, transformers_logging
+    before, bars = [library.get_verbosity() for library in libraries], transformers_logging.is_progress_bar_enabled()
+    for library in libraries:
+        library.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _compute_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:

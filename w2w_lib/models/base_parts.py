@@ -1,0 +1,199 @@
+"""The components of a base model: their settings, weights and fit are checked, then they are loaded."""
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, SchedulerMixin
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from w2w_lib.files.tensors import finite
+from w2w_lib.inputs import finite_number, some, whole_number
+from w2w_lib.models.base_folder import EXPECTED, REMEDY, WEIGHTS, check_files, check_index, first_line, read_json
+from w2w_lib.models.schedule import as_ddim
+
+# Settings that count layers: each has a tensor at least, which bounds them before anything is built.
+DEPTHS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "refiner_blocks")
+# Settings of UNets that want to be told more than a noisy picture, a timestep and a text.
+CONDITIONS = (
+    "class_embed_type",
+    "num_class_embeds",
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+)
+INPAINTING_CHANNELS = 9
+MOST_CELLS = 512  # side of the latents: at eight pixels a cell, pictures of 4096
+MOST_TIMESTEPS = 10_000
+
+
+def load_parts(folder: Path) -> dict[str, Any]:
+    """Unet, vae, text_encoder, tokenizer and scheduler (DDIM) of a base, in fp32 on the CPU.
+
+    Only safetensors and JSON are read, and no code of the folder's runs. Files, settings, the tensors' names and
+    shapes, and what must fit one another are checked before the weights are read. FileNotFoundError for a missing
+    file, ValueError for anything else that is wrong: one line of what, what was expected, what to do.
+    """
+    classes = check_index(folder)
+    for name in classes:
+        check_files(folder / name)
+    shells = {name: _shell(folder / name, classes[name]) for name in WEIGHTS}
+    check_fit(folder, **{name: shell.config for name, shell in shells.items()})
+    parts = {"tokenizer": _tokenizer(folder / "tokenizer", shells["text_encoder"].config)}
+    parts["scheduler"] = _scheduler(folder / "scheduler", classes["scheduler"])
+    return parts | {name: _load(folder / name, shell) for name, shell in shells.items()}
+
+
+def check_fit(folder: Path, unet, vae, text_encoder) -> None:
+    """ValueError where the configurations of the components do not fit one another, or the denoising objective."""
+    if unet.in_channels == INPAINTING_CHANNELS != vae.latent_channels:
+        raise ValueError(f"{folder}: is an inpainting model (a UNet of 9 channels); expected {EXPECTED}; {REMEDY}")
+    if wanted := [name for name in CONDITIONS if getattr(unet, name) is not None]:
+        raise ValueError(f"{folder}: its UNet wants more than a prompt ({some(wanted)}); expected {EXPECTED}; {REMEDY}")
+    widths = (
+        unet.cross_attention_dim if isinstance(unet.cross_attention_dim, list | tuple) else [unet.cross_attention_dim]
+    )
+    pairs = [
+        (unet.in_channels, "channels into the UNet", vae.latent_channels, "latent channels of the VAE"),
+        (unet.out_channels, "channels out of the UNet", unet.in_channels, "channels into it"),
+        (vae.in_channels, "channels into the VAE", 3, "colours of a picture"),
+        *((width, "text width of the UNet", text_encoder.hidden_size, "width of the text encoder") for width in widths),
+    ]
+    for found, what, expected, other in pairs:
+        if found != expected:
+            raise ValueError(f"{folder}: {found} {what}, {expected} {other}; expected as many; {REMEDY}")
+    whole_number(f"{folder}: sample_size of the UNet", unet.sample_size, most=MOST_CELLS)
+    if finite_number(f"{folder}: scaling_factor of the VAE", vae.scaling_factor) <= 0:
+        raise ValueError(f"{folder}: scaling_factor {vae.scaling_factor} of the VAE; expected a positive number")
+
+
+def check_finite(folder: Path, name: str, module: nn.Module) -> None:
+    """ValueError for weights that are NaN or infinite."""
+    for tensor, values in module.state_dict().items():
+        if values.is_floating_point() and not finite(values):
+            raise ValueError(
+                f"{folder / name}: tensor {tensor!r} holds NaN or infinite numbers (as {values.dtype}); expected "
+                f"{EXPECTED}; {REMEDY}"
+            )
+
+
+def _shell(folder: Path, cls: type) -> nn.Module:
+    """The module that a component's configuration describes, without numbers; the weights file has its tensors."""
+    path, weights = folder / "config.json", folder / WEIGHTS[folder.name]
+    config, found = read_json(path, f"the settings of a {cls.__name__}"), _shapes(weights)
+    if "quantization_config" in config or config.get("_class_name", cls.__name__) != cls.__name__:
+        kind = config.get("_class_name", "quantized weights")
+        raise ValueError(f"{path}: settings of {kind}; expected those of a {cls.__name__}; {REMEDY}")
+    for name in DEPTHS:
+        if (depth := _largest(config.get(name))) > len(found):
+            raise ValueError(f"{path}: {name} {depth}, in a file of {len(found)} tensors; expected fewer; {REMEDY}")
+    try:
+        with torch.device("meta"):
+            shell = CLIPTextModel(_text_config(config)) if cls is CLIPTextModel else cls.from_config(config)
+    except Exception as error:  # whatever a library makes of settings that make no sense
+        raise ValueError(f"{path}: describes no {cls.__name__} ({first_line(error)}); {REMEDY}") from None
+    _compare(weights, {name: tuple(t.shape) for name, t in _floating(shell).items()}, found)
+    return shell
+
+
+def _largest(setting: Any) -> int:
+    if isinstance(setting, list):
+        return max(map(_largest, setting), default=0)
+    return setting if isinstance(setting, int) else 0
+
+
+def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
+    """The settings of the text encoder alone: others tell transformers to load adapters, kernels or other files."""
+    if config.get("model_type") != CLIPTextConfig.model_type:
+        raise ValueError(f"model_type {config.get('model_type')!r}, not {CLIPTextConfig.model_type}")
+    known = CLIPTextConfig().to_dict()
+    return CLIPTextConfig(**{name: value for name, value in config.items() if name in known and name[0] != "_"})
+
+
+def _floating(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {_bare(name): tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("text_model.")  # which transformers wrote before every name until its version 5
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {_bare(n): tuple(part.get_shape()) for n, part in parts.items() if "F" in part.get_dtype()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: is no whole safetensors file ({first_line(error)}); fetch or write it again"
+        ) from None
+
+
+def _compare(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    for name in sorted(wanted.keys() & found.keys()):
+        if wanted[name] != found[name]:
+            _refuse(path, f"tensor {name!r} has shape {found[name]}, not {wanted[name]} as config.json says")
+    if sum(map(prod, wanted.values())) != sum(map(prod, found.values())):
+        # As many numbers under other names may be the names of an older version, which the libraries know.
+        _refuse_names(path, wanted.keys() - found.keys(), found.keys() - wanted.keys())
+
+
+def _refuse_names(path: Path, missing, unknown) -> None:
+    if missing:
+        _refuse(path, f"has no tensor {some(sorted(missing), 1)}")
+    if unknown:
+        _refuse(path, f"has an unknown tensor {some(sorted(unknown), 1)}")
+
+
+def _refuse(path: Path, what: str) -> None:
+    raise ValueError(f"{path}: {what}; expected the weights of config.json beside it; fetch or write them again")
+
+
+def _load(folder: Path, shell: nn.Module) -> nn.Module:
+    path, cls = folder / WEIGHTS[folder.name], type(shell)
+    settings = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}
+    try:
+        if cls is CLIPTextModel:
+            module, info = cls.from_pretrained(
+                None, config=shell.config, state_dict=load_file(path), dtype=torch.float32, output_loading_info=True
+            )
+        else:
+            module, info = cls.from_pretrained(folder, output_loading_info=True, **settings)
+    except Exception as error:  # whatever a library makes of weights that do not fit
+        raise ValueError(f"{path}: cannot be loaded as {cls.__name__} ({first_line(error)}); {REMEDY}") from None
+    unknown = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]  # a constant, once saved
+    _refuse_names(path, info["missing_keys"], unknown)
+    if info["mismatched_keys"]:
+        _refuse(path, f"tensors of other shapes ({first_line(sorted(info['mismatched_keys'])[0])})")
+    return module
+
+
+def _tokenizer(folder: Path, text_encoder: CLIPTextConfig) -> CLIPTokenizer:
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # the libraries raise bare exceptions
+        raise ValueError(f"{folder}: describes no CLIPTokenizer ({first_line(error)}); {REMEDY}") from None
+    longest, reads = tokenizer.model_max_length, text_encoder.max_position_embeddings
+    if longest > reads:
+        raise ValueError(
+            f"{folder}: model_max_length {longest}; expected at most {reads}, which the text encoder reads"
+        )
+    if (last := max(tokenizer.get_vocab().values(), default=-1)) >= text_encoder.vocab_size:
+        raise ValueError(f"{folder}: a token of number {last}; expected fewer than {text_encoder.vocab_size}; {REMEDY}")
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise ValueError(f"{folder}: no token that pads or ends a prompt; expected both in tokenizer_config.json")
+    return tokenizer
+
+
+def _scheduler(folder: Path, cls: type[SchedulerMixin]) -> DDIMScheduler:
+    path = folder / "scheduler_config.json"
+    config = read_json(path, "the settings of a scheduler")
+    whole_number(f"{path}: num_train_timesteps", config.get("num_train_timesteps", 1), most=MOST_TIMESTEPS)
+    try:
+        return as_ddim(cls.from_config(config))
+    except Exception as error:  # whatever a library makes of settings that make no sense
+        raise ValueError(f"{path}: {first_line(error)}; {REMEDY}") from None
