@@ -74,7 +74,7 @@ class Artefacts:
         return self._file("inversions", name)
 
     def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
-        """Write a stage's metrics, rounded, for ``dvc metrics show``; those that are not finite are left out, and named."""
+        """Write a stage's metrics, rounded, for ``dvc metrics show``; print which are left out as not finite."""
         measured = {name: _number(stage, name, value) for name, value in numbers.items()}
         finite = {name: round(value, digits) for name, value in measured.items() if math.isfinite(value)}
         write_text(json.dumps(finite, indent=1) + "\n", paths.metrics(self.profile, stage))

@@ -1,12 +1,14 @@
 """Settings that fit alone and not together."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from w2w_lib.files.regular import regular_file
-from w2w_lib.inputs import nearest
+from w2w_lib.inputs import nearest, problem
 from w2w_lib.models.prompts import IDENTIFIER
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.workbook import paths
@@ -147,9 +149,9 @@ def _facts(folder: Path) -> tuple[int, int] | None:
 def _config(file: Path) -> dict:
     regular_file(file, "the configuration of a base model", "save the base again")
     try:
-        return json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file}: is no JSON ({error}); expected the configuration of a base model") from None
+        return TypeAdapter(dict[str, Any]).validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{file}: {problem(error.errors()[0])}; expected the configuration of a base model") from None
 
 
 def _at_most(name: str, value: int, limit_name: str, limit: int) -> Iterator[str]:

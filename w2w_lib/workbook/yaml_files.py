@@ -1,5 +1,7 @@
 """The door of every YAML file of the workbook: a mapping of plain values, or one line that says why not."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def read_mapping(path: Path, expected: str, remedy: str) -> dict[str, Any]:
         text = path.read_bytes().decode("utf-8")
         if unwelcome := _unwelcome(text):
             raise refuse(unwelcome)
-        found = YAML(typ="safe").load(text)
+        found = copy.deepcopy(_values(text))
     except UnicodeDecodeError as error:
         raise refuse(f"byte {error.start} is not UTF-8") from None
     except YAMLError as error:
@@ -41,6 +43,12 @@ def read_mapping(path: Path, expected: str, remedy: str) -> dict[str, Any]:
     return found
 
 
+@functools.lru_cache(maxsize=4)  # params.yaml is read for each profile, and takes a twentieth of a second
+def _values(text: str) -> Any:
+    return YAML(typ="safe").load(text)
+
+
+@functools.lru_cache(maxsize=4)
 def _unwelcome(text: str) -> str | None:
     # looked for among the parser's events, before anything is built
     depth = 0

@@ -1,0 +1,412 @@
+"""Settings and profiles: typed, checked at once, with local choices on top; errors say in one line what to do."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from w2w_lib.models.sampling import Sampling
+from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.workbook import paths, profiles, settings
+from w2w_lib.workbook.artefacts import Artefacts
+
+SHIPPED = ("smoke", "pocket", "sd15")
+PLACES = ("PARAMS", "LOCAL", "OUTPUTS", "PIPELINE")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A copy of params.yaml in a root of its own."""
+    root = tmp_path / "root"
+    root.mkdir()
+    shutil.copy(paths.PARAMS, root)
+    for name in PLACES:
+        monkeypatch.setattr(paths, name, root / getattr(paths, name).relative_to(paths.ROOT))
+    monkeypatch.setattr(paths, "ROOT", root)
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """What passes for a base model's folder."""
+    (tmp_path / "my base").mkdir()
+    (tmp_path / "my base/model_index.json").write_text("{}")
+    return tmp_path / "my base"
+
+
+def local(text: str) -> None:
+    paths.LOCAL.write_text(text, encoding="utf-8")
+
+
+def set_locally(profile: str, place: str, value) -> None:
+    for name in reversed(place.split(".")):
+        value = {name: value}
+    local(json.dumps({profile: value}).replace("NaN", ".nan").replace("Infinity", ".inf"))
+
+
+def test_shipped_profiles_are_valid_and_have_the_librarys_types():
+    assert settings.check() == []
+    for name in SHIPPED:
+        profile = settings.load(name)
+        assert tuple(type(profile).model_fields) == paths.STAGES
+        assert isinstance(profile.finetune.recipe, FleetRecipe)
+        assert isinstance(profile.invert.photo_recipe, InversionRecipe)
+        assert isinstance(profile.edit.sampling, Sampling)
+
+
+def test_settings_are_those_of_the_file():
+    written = YAML(typ="safe").load(paths.PARAMS)["pocket"]
+    pocket = settings.load("pocket")
+    assert pocket.finetune.recipe.learning_rate == written["finetune"]["recipe"]["learning_rate"] == 0.003125
+    assert pocket.space.counts == written["space"]["counts"]
+    assert pocket.people.sets.train == written["people"]["sets"]["train"]
+    assert (
+        pocket.base.training.evaluate.thresholds.codec == written["base"]["training"]["evaluate"]["thresholds"]["codec"]
+    )
+    assert pocket.edit.compose == written["edit"]["compose"]
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        settings.load("smoke").space.components = 3
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("finetune.rannk", 1, "no setting 'finetune.rannk', did you mean 'rank'?"),
+        ("finetune.recipe.step", 1, "no setting 'finetune.recipe.step', did you mean 'steps'?"),
+        ("finetune.evaluate.sampling.guidence", 1, "did you mean 'guidance'?"),
+        ("base.training.recipe.channel", [1], "did you mean 'channels'?"),
+        ("fine_tune", {}, "no setting 'fine_tune', did you mean 'finetune'?"),
+        ("people.sets.train", 0, "people.sets.train: .* found 0"),
+        ("people.sets.train", True, "people.sets.train: .*integer"),
+        ("people.sets.train", "24", "people.sets.train: .*integer"),
+        ("people.sets.train", 24.5, "people.sets.train: .*integer"),
+        ("people.sets.train", None, "people.sets.train: .*integer"),
+        ("people.sets.train", 10**30, "people.sets.train: "),
+        ("finetune.workers", 0, "finetune.workers: "),
+        ("finetune.targets", "papers", "finetune.targets: .*'paper' or 'release'"),
+        ("finetune.alpha", math.nan, "finetune.alpha: .*finite number"),
+        ("finetune.alpha", math.inf, "finetune.alpha: .*finite number"),
+        ("finetune.recipe.steps", 0, "steps"),
+        ("finetune.recipe.timesteps", [0, 1001], "finetune.recipe.*1000"),
+        ("finetune.evaluate", 3, "finetune.evaluate: "),
+        ("finetune.evaluate.watched_at", [3, 7], "watched_at is 7, expected at most finetune.recipe.steps, 6"),
+        ("finetune.evaluate.people", 7, "finetune.evaluate.people is 7, expected at most people.sets.heldout, 6"),
+        ("finetune.evaluate.views", 5, "finetune.evaluate.views is 5, expected at most people.sets.views, 4"),
+        ("finetune.evaluate.prompts", [], "finetune.evaluate.prompts: "),
+        ("finetune.evaluate.prompts", ["sks person", " "], "finetune.evaluate.prompts.1: .*not empty"),
+        ("finetune.evaluate.prompts", ["a person"], "'a person' does not name the person; expected the word 'sks'"),
+        ("finetune.evaluate.prompts", ["asks person"], "does not name the person"),
+        ("finetune.evaluate.sweep", {"other": {"stepz": 1}}, "finetune.evaluate.sweep.other: .*stepz"),
+        ("finetune.evaluate.sweep", {"other": {"steps": 0}}, "finetune.evaluate.sweep.other: .*steps"),
+        ("finetune.evaluate.sweep", {"as set": {"steps": 1}}, "sweep: expected an entry `as set: {}`"),
+        ("finetune.evaluate.min_auc", 1.1, "finetune.evaluate.min_auc: .*less than or equal to 1"),
+        ("space.counts", [2, 9], "space.counts is 9, expected at most space.components, 8"),
+        ("space.components", 24, "space.components is 24, expected at most people.sets.train - 1, 23"),
+        ("space.sampling.steps", 1001, "space.sampling.steps.*1000"),
+        ("edit.attributes", ["Male", "Young", "Chuby"], "no label 'Chuby', did you mean 'Chubby'?"),
+        ("edit.attributes", ["Male", "Male", "Young"], "edit.attributes: expected each value once"),
+        ("edit.counterfactual", "Yuong", "edit.counterfactual: 'Yuong' is not among .* did you mean 'Young'?"),
+        ("edit.compose", {"Bald": 1.0}, "edit.compose: 'Bald' is not among edit.attributes"),
+        ("edit.hero", 4, "edit.hero is 4, expected at most edit.people - 1, 3"),
+        ("edit.people", 7, "edit.people is 7, expected at most people.sets.heldout, 6"),
+        ("edit.inject_below", [1001], "edit.inject_below is 1001, expected at most"),
+        ("edit.strengths", [0.0, math.inf], "edit.strengths.1: .*finite"),
+        ("invert.edits", ["Young", "Bald"], "invert.edits: 'Bald' is not among edit.attributes"),
+        ("invert.views", 4, "invert.views is 4, expected at most people.sets.views - 1, 3"),
+        ("invert.recipe.stepz", 4, "no setting 'invert.recipe.stepz', did you mean 'steps'?"),
+        ("base.training.out", "../elsewhere", "base.training.out: expected a path in the repository's data or outputs"),
+        ("base.training.out", "/tmp/elsewhere", "base.training.out: expected a path in the repository's"),
+        ("base.training.out", "outputs", "base.training.out: expected a path in the repository's"),
+        ("base.training.work", "w2w_lib/models", "base.training.work: expected a path in the repository's"),
+        ("base.model", "", "base.model: .*not empty"),
+        ("base.training.evaluate.thresholds.faces", -0.1, "thresholds.faces: "),
+        ("people.sets.labels", "labels.csv", "people.sets.labels: expected only together with people.sets.source"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(elsewhere, place, value, message):
+    set_locally("smoke", place, value)
+    with pytest.raises(ValueError, match=message) as refused:
+        settings.load("smoke")
+    assert "\n" not in str(refused.value) and "profile smoke: " in str(refused.value)
+    assert str(refused.value).startswith(settings.check()[0])
+
+
+def test_a_wrong_setting_of_one_profile_leaves_the_others_as_they_are(elsewhere):
+    before = settings.load("pocket")
+    set_locally("smoke", "space.components", 0)
+    assert settings.load("pocket") == before
+    assert [line for line in settings.check() if "profile smoke: " not in line] == []
+
+
+def test_check_names_every_problem_of_every_profile(elsewhere):
+    local("smoke: {space: {components: 0}, edit: {seed: -1}}\npocket: {space: {counts: [301]}, invert: {people: 61}}\n")
+    lines = settings.check()
+    found = ["smoke: space.components", "smoke: edit.seed", "pocket: space.counts", "pocket: invert.people"]
+    assert all(sum(name in line for line in lines) == 1 for name in found) and len(lines) == len(found)
+    with pytest.raises(ValueError, match=r"\(and 1 more: `w2w check-settings` lists them\)"):
+        settings.load("pocket")
+
+
+def test_a_profile_of_ones_own_has_to_be_whole(elsewhere):
+    local("mine: {people: {sets: {train: 3}}}")
+    missing = [line for line in settings.check() if "is missing" in line]
+    assert any("profile mine: finetune is missing" in line for line in missing)
+    whole = YAML(typ="safe").load(paths.PARAMS)["smoke"]
+    local(json.dumps({"mine": whole}))
+    assert settings.load("mine") == settings.load("smoke")
+
+
+def test_what_is_said_locally_replaces_single_settings(elsewhere):
+    before = settings.load("smoke")
+    local("smoke:\n  space: {counts: [3]}\n  finetune: {recipe: {steps: 6, learning_rate: 1e-4}}\n")
+    after = settings.load("smoke")
+    assert after.space.counts == [3] and after.space.components == before.space.components
+    assert after.finetune.recipe.learning_rate == 0.0001  # in every spelling a number
+    assert after.finetune.recipe.instance_batch == before.finetune.recipe.instance_batch
+    assert after.edit == before.edit and settings.load("pocket") == settings.load("pocket")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"smoke: 1\nsmoke: 2\n", "line 2: found duplicate key"),
+        (b"smoke:\n  space: {seed: 0}\n  space: {seed: 1}\n", "line 3: found duplicate key"),
+        (b"smoke:\n\tspace: 1\n", "line 2: found character"),
+        (b"smoke: \xff\n", "byte 7 is not UTF-8"),
+        (b"- smoke\n", "holds a list, not a mapping"),
+        (b"smoke\n", "holds a str, not a mapping"),
+        (b"a: &a [x]\nsmoke: *a\n", r"line 2 refers to an anchor \(\*a\)"),
+        (b"smoke: {a: b: c}\n", "line 1: "),
+        (b"smoke: \x01\n", "is no YAML"),
+        (b"smoke: !!python/object:os.system x\n", "could not determine a constructor"),
+        (b"smoke: 1\n---\npocket: 2\n", "another document"),
+        (b"[" * 3000, "nested more than 20 deep"),
+        (b"#" * 1_000_001, "has more than 1,000,000 bytes"),
+        (b"Smoke: {}\n", "no name of a profile: 'Smoke'"),
+        (b"'a; touch x': {}\n", "no name of a profile"),
+        (b"--help: {}\n", "no name of a profile"),
+        (b"item: {}\n", "no name of a profile: 'item'"),
+        (b"smoke: null\n", "profile smoke: "),
+        (b"smoke: [1]\n", "profile smoke: "),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(elsewhere, content, message):
+    paths.LOCAL.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        settings.load("smoke")
+    assert "\n" not in str(refused.value)
+    assert settings.check()[0] == str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "empty", "link to nowhere"])
+def test_what_is_no_file_is_refused(elsewhere, kind):
+    paths.PARAMS.unlink()
+    make = {
+        "folder": Path.mkdir,
+        "pipe": os.mkfifo,
+        "empty": Path.touch,
+        "link to nowhere": lambda p: p.symlink_to("no"),
+    }
+    if kind in make:
+        make[kind](paths.PARAMS)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"params\.yaml: .*expected settings.*git restore"):
+        settings.load("smoke")
+    assert len(settings.check()) == 1
+
+
+def test_unknown_profiles_are_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="unknown profile 'pockt', did you mean 'pocket'"):
+        settings.load("pockt")
+    with pytest.raises(ValueError, match="unknown profile 'huge'; expected one of smoke, pocket, sd15"):
+        settings.load("huge")
+    for name in ("profiles", "../pocket", "$(touch x)", "", "Pocket", "a b"):
+        with pytest.raises(ValueError, match="no name of a profile"):
+            settings.load(name)
+
+
+@pytest.mark.parametrize("parts", [("..", "x"), ("/etc/passwd",), ("a", "../../../x")])
+def test_outputs_stay_in_their_folder(elsewhere, parts):
+    with pytest.raises(ValueError, match="expected a path inside outputs/smoke"):
+        paths.outputs("smoke", *parts)
+    with pytest.raises(ValueError, match="no name of a profile"):
+        paths.outputs("../smoke", "x")
+    with pytest.raises(ValueError, match="stage 'spaces': expected one of base, people"):
+        paths.metrics("smoke", "spaces")
+
+
+def test_people_have_the_size_that_the_base_paints(elsewhere, folder):
+    configs = {
+        "unet/config.json": {"sample_size": 16},
+        "vae/config.json": {"block_out_channels": [1, 1, 1]},
+        "scheduler/scheduler_config.json": {"num_train_timesteps": 500},
+    }
+    for name, values in configs.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(json.dumps(values))
+    set_locally("pocket", "base.model", str(folder))
+    assert not any("sets.size" in line for line in settings.check())  # 16 * 2 ** 2 = 64
+    assert any("edit.inject_below is 1000, expected at most the timesteps" in line for line in settings.check())
+    (folder / "unet/config.json").write_text('{"sample_size": 8}')
+    assert any("people.sets.size is 64, expected 32" in line for line in settings.check())
+    for broken in ("{", "[]", '{"sample_size": null}'):
+        (folder / "unet/config.json").write_text(broken)
+        assert sum("base.model: " in line and "\n" not in line for line in settings.check()) == 1
+
+
+def test_own_people_bring_their_labels_and_views(elsewhere):
+    local("smoke: {people: {sets: {source: photos, views: 1}}, edit: {attributes: [Moustached]}}")
+    assert settings.load("smoke").people.sets.source == Path("photos")
+
+
+def test_changes_of_the_recipe_are_whole_recipes():
+    finetune = settings.load("pocket").finetune
+    targets, recipe = finetune.changed(**finetune.evaluate.again["the release's layers"])
+    assert (targets, recipe) == ("release", finetune.recipe)
+    targets, recipe = finetune.changed(**finetune.evaluate.sweep["high noise only (t ≥ 300)"])
+    assert targets == finetune.targets and tuple(recipe.timesteps) == (300, 1000)
+    assert recipe.learning_rate == finetune.recipe.learning_rate
+
+
+def test_dvc_gets_the_profiles_that_have_a_base(elsewhere, folder):
+    yaml = YAML(typ="safe")
+    local("smoke: {space: {seed: 7}}")
+    assert len(profiles.write_pipeline_files()) == 2
+    written = yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]
+    assert written == {name: {"base": "data/base/pocket"} for name in ("smoke", "pocket")}
+    merged = yaml.load(paths.PIPELINE / "settings.yaml")
+    assert merged["smoke"]["space"]["seed"] == 7 and set(merged) == set(SHIPPED)
+    assert merged["pocket"] == yaml.load(paths.PARAMS)["pocket"]
+    before = (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns
+    assert profiles.write_pipeline_files() == []
+    assert (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns == before
+    profiles.enrol("sd15", str(folder))
+    profiles.write_pipeline_files()
+    assert yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"] == {"base": str(folder)}
+
+
+def test_enrolling_keeps_params_and_what_stands_in_local(elsewhere, folder):
+    params = paths.PARAMS.read_text()
+    local("# mine\nsmoke: {space: {seed: 7}} # a try\n")
+    profiles.enrol("sd15", str(folder))
+    assert profiles.base("sd15") == folder
+    after = paths.LOCAL.read_text()
+    assert after.startswith("# mine\nsmoke: {space: {seed: 7}} # a try\n")
+    assert YAML(typ="safe").load(after)["sd15"] == {"base": {"model": str(folder)}}
+    profiles.enrol("sd15")
+    profiles.enrol("sd15", str(folder))
+    assert paths.LOCAL.read_text() == after and paths.PARAMS.read_text() == params
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# only a remark\n", "sd15:\n", "sd15: {base: }\n", "sd15: {base: {model: /old}}"]
+)
+def test_enrolling_finds_its_place(elsewhere, folder, text):
+    local(text)
+    profiles.enrol("sd15", str(folder))
+    assert profiles.base("sd15") == folder
+    assert ("remark" in text) == ("# only a remark" in paths.LOCAL.read_text())
+
+
+@pytest.mark.parametrize("name", ["with: colon", "# hash", "it's", '"quoted"', "$(touch x)", "ünïcode", "{a: b}"])
+def test_a_base_may_lie_in_a_folder_of_any_name(elsewhere, folder, name):
+    odd = folder.rename(folder.parent / name)
+    profiles.enrol("sd15", str(odd))
+    assert profiles.base("sd15") == odd
+    profiles.write_pipeline_files()
+    assert YAML(typ="safe").load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"]["base"] == str(odd)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        None,
+        "/no/such/folder",
+        "not-a-hub-id",
+        "../up/down",
+        "a/b/c",
+        "a/$(touch x)",
+        "owner/name; ls",
+        "--x/y",
+        "a/b\n",
+    ],
+)
+def test_a_missing_base_is_named_and_changes_nothing(elsewhere, source):
+    with pytest.raises(FileNotFoundError, match=r"BASE=") as refused:
+        profiles.enrol("sd15", source)
+    assert source is None or source.strip() in str(refused.value)
+    assert [path.name for path in elsewhere.iterdir()] == ["params.yaml"]
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
+        profiles.enrol("sd15", str(tmp_path))
+    assert not paths.LOCAL.exists()
+
+
+def test_a_file_is_no_base(elsewhere, tmp_path):
+    (tmp_path / "realistic.safetensors").touch()
+    with pytest.raises(ValueError, match=r"realistic\.safetensors is a file, expected a folder: .*from_single_file"):
+        profiles.enrol("sd15", str(tmp_path / "realistic.safetensors"))
+
+
+def test_a_profile_keeps_the_base_that_params_gives_it(elsewhere, folder):
+    with pytest.raises(ValueError, match=r"profile 'pocket' runs on data/base/pocket, as params\.yaml says"):
+        profiles.enrol("pocket", str(folder))
+    assert not paths.LOCAL.exists()
+
+
+def test_own_people_are_listed_behind_links_and_without_opening_pipes(elsewhere, tmp_path):
+    real = tmp_path / "photos/ann"
+    real.mkdir(parents=True)
+    (real / "1.png").write_bytes(b"12345")
+    os.mkfifo(real / "pipe.png")
+    (real / "again").symlink_to(tmp_path / "photos")  # a loop
+    (elsewhere / "people").mkdir()
+    (elsewhere / "people/ann").symlink_to(real)
+    set_locally("smoke", "people.sets", {"source": "people"})
+    listed = profiles.sources()
+    assert listed["pocket"] == "rendered\n"
+    (line,) = listed["smoke"].splitlines()
+    assert line.startswith("people/ann/1.png 5 ")
+    (real / "1.png").write_bytes(b"123456")
+    assert profiles.sources()["smoke"] != listed["smoke"]
+
+
+def test_metrics_leave_out_what_is_not_finite_and_say_so(elsewhere, capsys, unchecked):
+    Artefacts("smoke").record("space", {"auc": 0.12345, "spread": math.nan, "odds": math.inf, "people": 3})
+    assert json.loads(paths.metrics("smoke", "space").read_text()) == {"auc": 0.1235, "people": 3.0}
+    assert "odds, spread" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="metrics of stage 'space': auc is 'high', expected a number"):
+        Artefacts("smoke").record("space", {"auc": "high"})
+    with pytest.raises(ValueError, match="stage 'spaces'"):
+        Artefacts("smoke").record("spaces", {"auc": 1.0})
+
+
+def test_what_is_not_made_yet_is_named_with_the_command_that_makes_it(elsewhere):
+    nothing = Artefacts("smoke")
+    makers = [lambda: nothing.people("train"), lambda: nothing.dataset("heldout"), lambda: nothing.space]
+    for open_it in [*makers, lambda: nothing.directions]:
+        with pytest.raises(FileNotFoundError, match=r"outputs/smoke/.*run `make reproduce PROFILE=smoke`"):
+            open_it()
+    with pytest.raises(ValueError, match="unknown profile"):
+        Artefacts("smok")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which(os.environ.get("UV", "uv")), reason="make needs uv")
+def test_make_refuses_an_unknown_profile_in_one_line():
+    done = subprocess.run(
+        ["make", "reproduce", "PROFILE=huge"], cwd=paths.ROOT, capture_output=True, text=True, timeout=120
+    )
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert done.returncode != 0 and len(errors) == 1
+    assert errors[0].startswith("error: unknown profile 'huge'")
