@@ -1,4 +1,6 @@
-"""Directions and edits against linear regression and planted labels."""
+"""Directions against linear regression and planted labels."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,8 @@ from planted import PCS
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
 
-from w2w_lib.evaluation.edits import flipped, side_effects, spill
-from w2w_lib.space.controls import random_direction, random_step
-from w2w_lib.space.directions import fit_directions, load_directions, save_directions, separation
-from w2w_lib.space.edits import combined_step, opposite_strengths
+from w2w_lib.files.atomic import save_tensors
+from w2w_lib.space.directions import Direction, fit_directions, load_directions, save_directions, separation
 from w2w_lib.space.weight_space import WeightSpace
 
 
@@ -89,62 +89,135 @@ def test_separation_finds_labels_and_not_noise(space, labels):
     assert np.isnan(separation(directions, space, space.coefficients, constant)["first"])
 
 
+# ---------------------------------------------------------------- provenance
+def test_a_direction_belongs_to_a_space_and_its_truncations(layout, weights, ids, labels):
+    space, changed = WeightSpace.fit(layout, weights, ids, PCS), weights.clone()
+    changed[0, 0] += 1e-3
+    other = WeightSpace.fit(layout, changed, ids, PCS)
+    few = space.truncated(5)
+    of_all, of_few = fit_directions(space, labels, PCS)["first"], fit_directions(few, labels, PCS)["first"]
+    torch.testing.assert_close(of_few.step(space), of_few.step(few))
+    moved = space.unproject(space.coefficients[:2])
+    torch.testing.assert_close(
+        of_few.projection(space, space.project(moved)), of_few.projection(few, few.project(moved)), rtol=1e-3, atol=1e-4
+    )
+    mix = f"direction 'first' is of space {space.source}, this is space {other.source}: use the space"
+    for use in (
+        lambda: of_all.step(other),
+        lambda: of_all.projection(other, other.coefficients),
+        lambda: separation({"first": of_all}, other, other.coefficients, labels),
+    ):
+        with pytest.raises(ValueError, match=mix):
+            use()
+    with pytest.raises(ValueError, match="'first' has 8 components, this truncated space 5"):
+        of_all.step(few)
+
+
+# ---------------------------------------------------------------- files
 def test_directions_round_trip(space, labels, tmp_path):
-    directions = fit_directions(space, labels, PCS)
+    odd = labels.set_axis(["first", 'NA, "x"/é', "both"], axis=1)
+    directions = fit_directions(space, odd, PCS)
+    unknown = directions["first"].held_out_auc
+    directions["both"] = Direction(**vars(directions["both"]) | {"held_out_auc": float("nan")})
     save_directions(directions, tmp_path / "d.safetensors")
     found = load_directions(tmp_path / "d.safetensors")
     assert list(found) == list(directions)
     for attribute, direction in directions.items():
         kept = found[attribute]
         assert torch.equal(kept.vector, direction.vector)
-        assert (kept.lowest, kept.highest, kept.held_out_auc) == (
+        assert (kept.attribute, kept.lowest, kept.highest, kept.space) == (
+            attribute,
             direction.lowest,
             direction.highest,
-            direction.held_out_auc,
+            space.source,
         )
+    assert found["first"].held_out_auc == unknown and np.isnan(found["both"].held_out_auc)
+    torch.testing.assert_close(found["both"].step(space), directions["both"].step(space))
 
 
-def test_directions_refuse(space, labels, tmp_path):
-    with pytest.raises(ValueError, match="no row for identities train-00059"):
-        fit_directions(space, labels.iloc[:-1])
-    with pytest.raises(ValueError, match="labels first are the same for every identity"):
-        fit_directions(space, labels.assign(first=True))
-    with pytest.raises(FileNotFoundError, match="run notebook 04 first"):
+def test_only_directions_of_one_fit_are_saved_together(space, labels, tmp_path):
+    mixed = fit_directions(space, labels, PCS) | fit_directions(space.truncated(4), labels[["both"]], PCS)
+    with pytest.raises(ValueError, match="directions: expected those of one fit, found 4 components of space"):
+        save_directions(mixed, tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match="directions: expected those of one fit, found none"):
+        save_directions({}, tmp_path / "d.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_load_refuses_what_is_no_directions(space, labels, tmp_path):
+    vectors = torch.stack([d.vector for d in fit_directions(space, labels, PCS).values()])
+    ranges, path = {a: [-2.0, 2.0, 0.9] for a in labels}, tmp_path / "d.safetensors"
+
+    def store(vectors, ranges, **more):
+        metadata = {"ranges": json.dumps(ranges)} | {name: json.dumps(value) for name, value in more.items()}
+        save_tensors(vectors if isinstance(vectors, dict) else {"vectors": vectors}, path, metadata)
+
+    for content, origin, error in [
+        ((dict(zip(labels, vectors, strict=True)), ranges), {}, "has no tensor 'vectors'; .* fit the directions again"),
+        ((vectors, ranges), {}, "has no metadata 'space'"),
+        ((vectors, {"first": [0.0, 1.0, 0.5]}), {"space": space.source}, "1 names for 3 vectors"),
+        ((vectors, ranges | {"both": [0.0, "high", 0.5]}), {"space": space.source}, "metadata 'ranges'"),
+        ((vectors, ranges | {"both": [0.0, float("nan"), 0.5]}), {"space": space.source}, "metadata 'ranges'"),
+        ((2 * vectors, ranges), {"space": space.source}, "vectors are not of length 1"),
+        ((vectors * torch.nan, ranges), {"space": space.source}, "holds NaN"),
+    ]:
+        store(*content, **origin)
+        with pytest.raises(ValueError, match=error) as refused:
+            load_directions(path)
+        assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+    with pytest.raises(FileNotFoundError, match="no such file; expected saved directions"):
         load_directions(tmp_path / "none.safetensors")
 
 
-# ---------------------------------------------------------------- edits
-def test_combined_steps_add_up(space, labels):
+# ---------------------------------------------------------------- arguments
+def test_fit_directions_refuses(space, labels, unchecked):
+    holes = labels.astype(object)
+    holes.iloc[4, 0] = np.nan
+    for table, error in [
+        (labels.iloc[:-1], "labels: no row for identities train-00059 of the space"),
+        (labels.reset_index(drop=True), "labels: no row for identities train-00000, train-00001, .* and 55 more"),
+        (pd.concat([labels, labels.iloc[:1]]), "labels: more than one row for identities train-00000"),
+        (labels.assign(first=True), "labels first are the same for every identity"),
+        (labels[[]], "labels: there are none"),
+        (holes, "label 'first': expected 0 or 1, found nan for train-00004"),
+        (labels * 2 - 1, "label 'first': expected 0 or 1, found -1"),
+        (labels.astype(str), "label 'first': expected 0 or 1, found True"),
+        (labels.set_axis(["a", "a", "b"], axis=1), "labels: more than one column 'a'"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            fit_directions(space, table)
+    for settings, error in [
+        ({"components": 0}, "components: expected a whole number of at least 1, found 0"),
+        ({"held_out": 0.0}, "held_out: expected a share between 0 and 1, found 0.0"),
+        ({"held_out": 1.0}, "held_out: expected a share between 0 and 1"),
+        ({"held_out": float("nan")}, "held_out: expected a finite number, found nan"),
+        ({"held_out": 0.999}, "held_out: 0.999 of 60 identities leaves none to fit"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            fit_directions(space, labels, **settings)
+
+
+def test_numbers_0_and_1_are_labels_too(space, labels):
+    found = fit_directions(space, labels.astype(float), PCS)
+    for attribute, direction in fit_directions(space, labels, PCS).items():
+        assert torch.equal(found[attribute].vector, direction.vector)
+
+
+def test_directions_refuse_wrong_arguments(space, labels, unchecked):
     directions = fit_directions(space, labels, PCS)
-    both = combined_step(space, directions, {"first": 1.0, "second": -2.0})
-    expected = directions["first"].step(space) - 2 * directions["second"].step(space)
-    torch.testing.assert_close(both, expected)
-    assert combined_step(space, directions, {"first": 0.0}).norm() == 0
-    with pytest.raises(ValueError, match="no direction for Glasses: there are first, second, both"):
-        combined_step(space, directions, {"Glasses": 1.0})
-
-
-def test_opposite_strengths_go_to_the_other_extreme(space, labels):
-    direction = fit_directions(space, labels, PCS)["first"]
-    strengths = opposite_strengths(direction, np.array([True, False]), share=0.5)
-    assert strengths.tolist() == pytest.approx([direction.lowest / 2, direction.highest / 2])
-
-
-def test_random_step_is_as_long_and_points_elsewhere(space, labels):
-    direction = fit_directions(space, labels, PCS)["first"]
-    step, control = direction.step(space), random_step(space, direction, seed=3)
-    assert control.norm() == pytest.approx(step.norm().item(), rel=1e-4)
-    assert abs(cosine(step, control)) < 0.9
-    vectors = [random_direction(space, PCS, seed).vector for seed in (0, 0, 1)]
-    assert vectors[0].norm() == pytest.approx(1, abs=1e-5)
-    assert torch.equal(*vectors[:2]) and abs(cosine(vectors[0], vectors[2])) < 0.9
-
-
-def test_side_effects_by_hand():
-    before = pd.DataFrame({"a": [1.0, -1.0, 3.0, -3.0], "b": [0.5, -0.5, 0.5, -0.5]})
-    turned = before.assign(a=-before["a"])  # |change of a| is 2 |a|, b untouched
-    assert flipped(before, turned, "a").all() and not flipped(before, turned, "b").any()
-    effects = side_effects(before, {"a": turned, "b": before.assign(b=-before["b"])})
-    assert effects.loc["a", "a"] == pytest.approx(4 / before["a"].std())
-    assert effects.loc["b", "b"] == pytest.approx(1 / before["b"].std())
-    assert effects.loc["a", "b"] == 0 and spill(effects) == 0
+    first, coefficients = directions["first"], space.coefficients
+    for call, error in [
+        (lambda: first.step(space, float("nan")), "strength of first: expected a finite number, found nan"),
+        (lambda: first.step(space, float("inf")), "strength of first: expected a finite number, found inf"),
+        (lambda: first.step(space, "much"), "strength of first: expected a finite number"),
+        (lambda: first.projection(space, coefficients[:, :4]), "coefficients: expected rows of 8 numbers"),
+        (lambda: first.projection(space, coefficients * torch.nan), "coefficients: rows 0, 1, .* hold NaN"),
+        (lambda: separation(directions, space, coefficients, labels[:9]), "labels: 9 rows for 60 models"),
+        (
+            lambda: separation(directions, space, coefficients, labels.rename(columns={"first": "firsts"})),
+            "labels: no column 'first', did you mean 'firsts'",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            call()

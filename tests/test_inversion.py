@@ -4,11 +4,14 @@ import copy
 from dataclasses import replace
 from unittest.mock import Mock
 
+import pytest
 import torch
 from planted import LATENT
+from tiny_base import tiny_pipeline
 
 from w2w_lib.evaluation.portraits import head_mask
 from w2w_lib.lora.batched import apply_adapters
+from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.space import inversion
 from w2w_lib.space.inversion import InversionRecipe, invert
 
@@ -29,7 +32,7 @@ def teacher_loss(pipeline, layout, planted, batch):
 def test_inversion_recovers_planted_coefficients(pipeline, space, monkeypatch):
     few = space.truncated(LATENT)
     planted = few.std * torch.tensor([[0.8, -0.5, 0.3], [-0.6, 0.4, 0.9]])
-    recipe = InversionRecipe(steps=120, learning_rate=0.1, batch=4, prior=0.0)
+    recipe = InversionRecipe(steps=60, learning_rate=0.2, batch=2, prior=0.0)
     loss = teacher_loss(pipeline, few.layout, few.unproject(planted), recipe.batch)
     monkeypatch.setattr(inversion, "denoising_loss", loss)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -41,11 +44,11 @@ def test_inversion_recovers_planted_coefficients(pipeline, space, monkeypatch):
 def test_the_prior_pulls_to_the_mean_as_in_ridge_regression(pipeline, space, monkeypatch):
     few, target = space.truncated(LATENT), torch.tensor([[0.9, -0.6, 0.3]])
     recipe = InversionRecipe(steps=400, learning_rate=0.05, batch=1, prior=0.6)
-    worn = Mock(wraps=inversion.apply_adapters)
-    monkeypatch.setattr(inversion, "apply_adapters", worn)
+    applied = Mock(wraps=inversion.apply_adapters)
+    monkeypatch.setattr(inversion, "apply_adapters", applied)
 
-    def distance(*batch):  # of the worn coefficients, in standard deviations, to the target
-        units = few.project(worn.call_args.args[2]) / few.std
+    def distance(*batch):  # of the applied coefficients, in standard deviations, to the target
+        units = few.project(applied.call_args.args[2]) / few.std
         return (units - target).square().sum(1)
 
     monkeypatch.setattr(inversion, "denoising_loss", distance)
@@ -53,7 +56,7 @@ def test_the_prior_pulls_to_the_mean_as_in_ridge_regression(pipeline, space, mon
     torch.testing.assert_close(found / few.std, target / (1 + recipe.prior / LATENT), rtol=0, atol=0.01)
 
 
-def test_inversion_does_not_depend_on_company(pipeline, space):
+def test_inversion_does_not_depend_on_the_other_pictures(pipeline, space):
     few = space.truncated(LATENT)
     recipe = InversionRecipe(steps=20, learning_rate=0.1, batch=4, prior=0.0)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -77,3 +80,55 @@ def test_inversion_follows_its_mask(pipeline, space):
     everywhere = torch.ones(1, 1, 8, 8)
     torch.testing.assert_close(found(), found(3 * everywhere), rtol=0, atol=1e-3)
     assert (found() - found(head_mask(8)[None])).abs().max() > 0.02
+
+
+def test_inversion_refuses(pipeline, space, unchecked):
+    latents, few = torch.zeros(2, 4, 8, 8), space.truncated(LATENT)
+    mask, nan = torch.ones(2, 1, 8, 8), torch.full((2, 4, 8, 8), torch.nan)
+    empty = torch.stack([mask[0], 0 * mask[0]])
+    other = tiny_pipeline(seed=1)
+    bases = f"on base {space.layout.base}, this pipeline is base {fingerprint(other)}"
+    late = InversionRecipe(timesteps=(0, 1001))
+    for arguments, error in [
+        ((other, few, latents), bases),
+        ((pipeline, few, latents[0]), r"latents: expected pictures of 4 channels, .* found \(4, 8, 8\)"),
+        ((pipeline, few, latents[:, :3]), "latents: expected pictures of 4 channels"),
+        ((pipeline, few, latents[:0]), "latents: expected pictures"),
+        ((pipeline, few, nan), "latents: rows 0, 1 hold NaN"),
+        ((pipeline, few, latents, late), "timesteps: expected an end of at most 1000, the scheduler's, found 1001"),
+        ((pipeline, few, latents, None, mask[:1]), r"mask: expected shape \(2, 1, 8, 8\), found \(1, 1, 8, 8\)"),
+        ((pipeline, few, latents, None, nan[:, :1]), "mask: rows 0, 1 hold NaN"),
+        ((pipeline, few, latents, None, -mask), "mask: expected numbers of at least 0"),
+        (
+            (pipeline, few, latents, None, empty),
+            "mask: expected numbers of at least 0, and above it somewhere in every",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            invert(*arguments, progress=False)
+
+
+def test_an_inversion_that_diverges_says_so(pipeline, space, monkeypatch):
+    monkeypatch.setattr(inversion, "denoising_loss", lambda *_: torch.full((2,), torch.nan, requires_grad=True))
+    with pytest.raises(ValueError, match="inversion of pictures 0 diverged at step 0: lower the learning rate"):
+        invert(pipeline, space, torch.zeros(1, 4, 8, 8), InversionRecipe(batch=2), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"steps": 0}, "InversionRecipe: steps: .*greater than 0, found 0"),
+        ({"learning_rate": float("nan")}, "InversionRecipe: learning_rate"),
+        ({"learning_rate": -0.1}, "InversionRecipe: learning_rate"),
+        ({"batch": 1.5}, "InversionRecipe: batch"),
+        ({"at_once": 0}, "InversionRecipe: at_once"),
+        ({"prior": -1.0}, "InversionRecipe: prior"),
+        ({"timesteps": (500, 500)}, "InversionRecipe: .*expected a first one and a later end"),
+        ({"timesteps": (-1, 500)}, "InversionRecipe: .*expected a first one and a later end"),
+        ({"seed": -1}, "InversionRecipe: seed"),
+        ({"step": 3}, "InversionRecipe: no setting 'step', did you mean 'steps'?"),
+    ],
+)
+def test_a_recipe_is_checked(settings, error, unchecked):
+    with pytest.raises(ValueError, match=error):
+        InversionRecipe(**settings)

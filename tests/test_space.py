@@ -1,40 +1,111 @@
-"""The space against NumPy's SVD and planted dimensions."""
+"""The space against NumPy's SVD, the maths of the authors' release and planted dimensions."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
 from planted import LATENT, MODELS, PCS
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy.spatial.distance import cdist
 
-from w2w_lib.space import weight_space as space_module
+from w2w_lib.lora.layout import AdapterLayout, Factor
+from w2w_lib.space import components as components_module
+from w2w_lib.space.arguments import rows_fingerprint
+from w2w_lib.space.components import principal_components
 from w2w_lib.space.controls import held_out_share, independent_columns, outside
 from w2w_lib.space.weight_space import WeightSpace
 
 
-def test_space_is_numpys_svd(space, weights):
+def numpys_svd(weights):
+    """Deviations, components and singular values of float64 NumPy."""
     centred = weights.double().numpy() - weights.double().numpy().mean(0)
     _, singular, rows = np.linalg.svd(centred, full_matrices=False)
+    return singular, rows
+
+
+def falling(models, d):
+    """Random weights around a mean, whose singular values fall as those of trained ones do."""
+    rng = torch.Generator().manual_seed(3)
+    u, _, v = torch.linalg.svd(torch.randn(models, d, generator=rng), full_matrices=False)
+    return torch.randn(d, generator=rng) + u * torch.arange(1, min(models, d) + 1) ** -0.5 @ v
+
+
+# ---------------------------------------------------------------- fit
+def test_space_is_numpys_svd(space, weights):
+    singular, rows = numpys_svd(weights)
     overlap = np.abs((space.components.numpy() * rows[:PCS]).sum(1))
     np.testing.assert_allclose(overlap, 1, atol=1e-4)
     np.testing.assert_allclose(space.std.numpy(), singular[:PCS] / np.sqrt(MODELS - 1), rtol=1e-4)
     np.testing.assert_allclose(space.explained, singular[:PCS] ** 2 / (singular**2).sum(), rtol=1e-4)
 
 
-def test_beyond_the_exact_sizes_it_is_still_the_svd(layout, ids, space, monkeypatch):
-    monkeypatch.setattr(space_module, "EXACT", 10)
-    falling = torch.randn(MODELS, layout.dimension, generator=torch.Generator().manual_seed(3))
-    u, _, v = torch.linalg.svd(falling, full_matrices=False)
-    weights = u * torch.arange(1, MODELS + 1) ** -0.5 @ v
-    singular = torch.linalg.svdvals((weights - weights.mean(0)).double())
-    found = WeightSpace.fit(layout, weights, ids, PCS)
-    torch.testing.assert_close(found.std.double(), singular[:PCS] / (MODELS - 1) ** 0.5, rtol=1e-3, atol=0)
-    assert found.total_variance == pytest.approx(float(singular.square().sum()) / (MODELS - 1), rel=1e-4)
+@pytest.mark.parametrize(("small", "exact"), [(2**24, 5000), (10, 5000), (10, 10)])
+@pytest.mark.parametrize("shape", [(60, 400), (400, 60)])
+def test_every_solver_finds_numpys_components_with_scikit_learns_signs(monkeypatch, small, exact, shape):
+    monkeypatch.setattr(components_module, "SMALL", small)
+    monkeypatch.setattr(components_module, "EXACT", exact)
+    weights = falling(*shape)
+    singular, rows = numpys_svd(weights)
+    signs = np.sign(np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1))
+    components, coefficients, solver = principal_components(weights, None, PCS, 0)
+    tolerance = 1e-5 if solver == "exact" else 0.05
+    np.testing.assert_allclose(components, (rows * signs)[:PCS], atol=tolerance)
+    np.testing.assert_allclose(coefficients.std(0), singular[:PCS] / np.sqrt(len(weights) - 1), rtol=tolerance)
+    assert solver == "exact" or exact == 10
 
 
-def test_standardised_space_is_the_svd_of_standardised_weights(layout, weights, ids):
-    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=True)
-    scaled = weights.double() / weights.double().std(0)
-    singular = torch.linalg.svdvals(scaled - scaled.mean(0))
-    torch.testing.assert_close(space.std.double(), singular[:PCS] / (MODELS - 1) ** 0.5, rtol=1e-4, atol=1e-6)
+@pytest.mark.slow
+def test_at_the_pockets_size_the_gram_matrix_is_as_exact_as_the_svd(monkeypatch):
+    weights = falling(1000, 4096)
+    decomposition, _, _ = principal_components(weights, None, 300, 0)
+    monkeypatch.setattr(components_module, "SMALL", 10)
+    components, _, _ = principal_components(weights, None, 300, 0)
+    np.testing.assert_allclose(components, decomposition, atol=1e-5)
+    torch.testing.assert_close(components @ components.T, torch.eye(300), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [2**24, 10])
+def test_standardised_space_is_the_svd_of_standardised_weights(layout, weights, ids, monkeypatch, small):
+    monkeypatch.setattr(components_module, "SMALL", small)
+    constant = weights.clone()
+    constant[:, :3] = torch.tensor([0.1, -7.3, 0.0])  # 0.1 and -7.3 have a deviation by rounding
+    space = WeightSpace.fit(layout, constant, ids, PCS, standardise=True)
+    varying = constant[:, 3:].double()
+    singular, rows = numpys_svd(varying / varying.std(0))
+    torch.testing.assert_close(
+        space.std.double(), torch.tensor(singular[:PCS]) / (MODELS - 1) ** 0.5, rtol=1e-4, atol=0
+    )
+    np.testing.assert_allclose(np.abs((space.components[:LATENT, 3:].numpy() * rows[:LATENT]).sum(1)), 1, atol=1e-4)
+    assert space.components[:, :3].abs().max() < 1e-6  # no rounding blown up to a deviation of 1
+    assert space.total_variance == pytest.approx(layout.dimension - 3, rel=1e-4)
+    torch.testing.assert_close(space.unproject(space.sample(4, 0))[:, :3], constant[:4, :3], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_the_mean_model_is_the_mean_of_the_models(layout, weights, ids, standardise):
+    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise)
+    torch.testing.assert_close(space.mean_model, weights.mean(0))
+    torch.testing.assert_close(space.unproject(torch.zeros(PCS)), weights.mean(0))
+    torch.testing.assert_close(space.project(space.mean_model), torch.zeros(PCS))
+
+
+def test_a_standardised_space_is_the_releases_maths(layout, weights, ids):
+    """z = (weights - mean) / std, c = z V, weights = c V^T * std + mean; entries of std may be negative or 0."""
+    mean, std = weights.mean(0), weights.std(0)
+    std[::50] *= -1
+    z = (weights - mean) / std
+    z[:, 7] = 0  # where std is 0, z has nothing to say
+    std[7] = 0
+    _, _, v = torch.linalg.svd(z, full_matrices=False)
+    coefficients = z @ v[:PCS].T
+    space = WeightSpace(layout, ids, mean, v[:PCS], coefficients, float(z.var(0).sum()), "theirs", "theirs", std)
+    torch.testing.assert_close(space.project(weights), coefficients, rtol=1e-3, atol=1e-4)
+    back = space.unproject(coefficients)
+    torch.testing.assert_close(back, coefficients @ v[:PCS] * std + mean)
+    torch.testing.assert_close(back[:, 7], mean[7].expand(MODELS))
+    assert held_out_share(space, weights) == pytest.approx(space.explained.sum(), abs=1e-4)
 
 
 @pytest.mark.parametrize("standardise", [False, True])
@@ -46,18 +117,34 @@ def test_all_components_give_every_model_back(layout, weights, ids, standardise)
     assert held_out_share(space, weights) == pytest.approx(1, abs=1e-4)
 
 
-def test_share_explained_of_planted_dimensions(space, layout, weights):
+@pytest.mark.parametrize("small", [2**24, 10])
+def test_models_that_are_there_twice_span_no_more(layout, weights, ids, monkeypatch, small):
+    monkeypatch.setattr(components_module, "SMALL", small)
+    twice = weights[:4].repeat(3, 1)
+    space = WeightSpace.fit(layout, twice, ids[:12])
+    assert space.components.shape == (3, layout.dimension)
+    torch.testing.assert_close(space.unproject(space.project(twice)), twice, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="components: these 12 models span 3 dimensions only, found 5"):
+        WeightSpace.fit(layout, twice, ids[:12], 5)
+
+
+def test_share_explained_of_planted_dimensions(space, weights):
     few = space.truncated(LATENT)
     assert few.explained.sum() > 0.95
     assert held_out_share(few, weights) == pytest.approx(few.explained.sum(), abs=1e-4)
     # A vector orthogonal to all components keeps nothing, one along a component everything.
-    assert held_out_share(space, space.mean + space.components[:1]) == pytest.approx(1, abs=1e-5)
+    assert held_out_share(space, space.mean_model + space.components[:1]) == pytest.approx(1, abs=1e-5)
     assert held_out_share(space, outside(space, weights, seed=0)) == pytest.approx(0, abs=1e-5)
 
 
+# ---------------------------------------------------------------- controls, samples, neighbours
 def test_shuffled_columns_keep_the_numbers_and_lose_the_structure(layout, weights, ids, space):
+    before = weights.clone()
     shuffled = independent_columns(weights, seed=0)
+    assert torch.equal(weights, before)
     assert torch.equal(shuffled.sort(0).values, weights.sort(0).values)
+    assert torch.equal(shuffled, independent_columns(weights, seed=0))
+    assert not torch.equal(shuffled, independent_columns(weights, seed=1))
     control = WeightSpace.fit(layout, shuffled, ids, PCS)
     assert control.total_variance == pytest.approx(space.total_variance, rel=1e-5)
     assert control.explained[:LATENT].sum() < 0.5 * space.explained[:LATENT].sum()
@@ -71,36 +158,168 @@ def test_samples_have_the_training_mean_and_deviation(space):
     assert not torch.equal(space.sample(3, seed=5), space.sample(3, seed=6))
 
 
-def test_weights_outside_are_as_far_and_orthogonal(space, weights):
+@pytest.mark.parametrize("standardise", [False, True])
+def test_weights_outside_are_as_far_and_orthogonal(layout, weights, ids, standardise):
+    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise)
     strange = outside(space, weights, seed=0)
-    distances = [(x - space.mean).norm(dim=1) for x in (strange, weights)]
+    distances = [(x - weights.mean(0)).norm(dim=1) for x in (strange, weights)]
     torch.testing.assert_close(*distances, rtol=1e-4, atol=0)
-    assert ((strange - space.mean) @ space.components.T).abs().max() < 1e-4
+    assert space.project(strange).abs().max() < 1e-3 * space.project(weights).abs().max()
 
 
-def test_nearest_of_a_training_model_is_itself(space, ids):
-    found, similarity = space.nearest(2.5 * space.coefficients[:5], count=2)
-    assert [row[0] for row in found] == ids[:5]
-    assert torch.allclose(similarity[:, 0], torch.ones(5))
-    assert (similarity[:, 0] > similarity[:, 1]).all()
+def test_nearest_is_scipys_cosine_distance(space, ids, monkeypatch):
+    monkeypatch.setattr("w2w_lib.space.weight_space.CHUNK", 2 * MODELS)  # two queries at a time
+    queries = torch.cat([2.5 * space.coefficients[:5], space.sample(4, seed=1)])
+    found, similarity = space.nearest(queries, count=3)
+    distances = cdist(queries, space.coefficients, "cosine")
+    order = distances.argsort(1)[:, :3]
+    assert found == [[ids[i] for i in row] for row in order]
+    np.testing.assert_allclose(similarity, 1 - np.take_along_axis(distances, order, 1), atol=1e-5)
+    assert [row[0] for row in found[:5]] == ids[:5]
 
 
+# ---------------------------------------------------------------- provenance
+def test_a_truncated_space_has_the_same_source_and_another_fingerprint(space):
+    few = space.truncated(LATENT)
+    assert few.source == space.source and few.fingerprint != space.fingerprint
+    assert few.truncated(LATENT).fingerprint == few.fingerprint
+
+
+def test_the_source_is_what_the_space_was_made_of(layout, weights, ids, space):
+    order = torch.randperm(MODELS, generator=torch.Generator().manual_seed(0))
+    again = WeightSpace.fit(layout, weights[order], [ids[i] for i in order], 4, seed=7)
+    assert again.source == space.source  # the same models in another order; an exact solver draws no numbers
+    changed, renamed = weights.clone(), ["train-x", *ids[1:]]
+    changed[5, 3] += 1e-4
+    elsewhere = AdapterLayout(layout.factors, layout.rank, layout.alpha, layout.targets, "f" * 16)
+    others = [
+        WeightSpace.fit(layout, changed, ids, PCS),
+        WeightSpace.fit(layout, weights, renamed, PCS),
+        WeightSpace.fit(elsewhere, weights, ids, PCS),
+        WeightSpace.fit(layout, weights, ids, PCS, standardise=True),
+    ]
+    assert len({space.source, *(other.source for other in others)}) == 5
+    assert rows_fingerprint(ids, weights) == space.rows != rows_fingerprint(ids, weights[order])
+
+
+def test_a_randomised_space_names_its_seed(layout, weights, ids, monkeypatch):
+    monkeypatch.setattr(components_module, "SMALL", 10)
+    monkeypatch.setattr(components_module, "EXACT", 10)
+    sources = {WeightSpace.fit(layout, weights, ids, PCS, seed=seed).source for seed in (0, 0, 1)}
+    assert len(sources) == 2
+
+
+# ---------------------------------------------------------------- files
 @pytest.mark.parametrize("standardise", [False, True])
 def test_space_round_trip(layout, weights, ids, tmp_path, standardise):
-    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise)
+    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise).truncated(5)
     space.save(tmp_path / "space.safetensors")
     found = WeightSpace.load(tmp_path / "space.safetensors")
     assert (found.layout, found.ids, found.total_variance) == (layout, ids, space.total_variance)
+    assert (found.source, found.fingerprint, found.solver) == (space.source, space.fingerprint, space.solver)
     for name in ("mean", "components", "coefficients", "scale"):
         kept, wanted = getattr(found, name), getattr(space, name)
         assert (kept is None and wanted is None) or torch.equal(kept, wanted)
     assert [p.name for p in tmp_path.iterdir()] == ["space.safetensors"]
 
 
-def test_space_refuses(layout, weights, ids, tmp_path):
-    with pytest.raises(ValueError, match="1 models: a space needs at least 2"):
-        WeightSpace.fit(layout, weights[:1], ids[:1])
-    with pytest.raises(ValueError, match="60 components: expected 1 to 59"):
-        WeightSpace.fit(layout, weights, ids, MODELS)
-    with pytest.raises(FileNotFoundError, match="run notebook 03 first"):
+@pytest.fixture
+def stored(space, tmp_path):
+    """Write a saved space again with other tensors or metadata; its path."""
+    space.save(tmp_path / "good.safetensors")
+
+    def change(tensors=(), metadata=(), without=()):
+        with safe_open(tmp_path / "good.safetensors", "pt") as file:
+            kept = {name: file.get_tensor(name) for name in file.keys()} | dict(tensors)
+            entries = file.metadata() | {name: json.dumps(value) for name, value in dict(metadata).items()}
+        entries = {name: value for name, value in entries.items() if name not in without}
+        kept = {name: value.contiguous() for name, value in kept.items() if name not in without}
+        path = tmp_path / f"changed-{len(list(tmp_path.iterdir()))}.safetensors"
+        save_file(kept, path, entries)
+        return path
+
+    return change
+
+
+def test_a_space_of_before_it_said_its_origin_is_refused(stored):
+    with pytest.raises(ValueError, match="has no metadata 'rows'; expected a saved w2w space; fit the space again"):
+        WeightSpace.load(stored(without=("rows", "solver", "fingerprint")))
+
+
+def test_load_refuses_what_is_no_space(space, ids, stored, tmp_path):
+    skewed, swapped = space.components.clone(), space.coefficients.clone()
+    skewed[1] = 0.8 * skewed[1] + 0.6 * skewed[0]
+    swapped[[0, 1]] = swapped[[1, 0]]
+    broken = space.mean.clone()
+    broken[3] = torch.nan
+    short = json.loads(space.layout.to_json()) | {"factors": json.loads(space.layout.to_json())["factors"][:2]}
+    for path, error in [
+        (stored(without=("mean",)), "has no tensor 'mean'"),
+        (stored({"mean": broken}), "tensor 'mean' holds NaN"),
+        (stored({"mean": space.mean[:5]}), "tensor 'mean' has 5 d"),
+        (stored({"components": skewed}), "components are not orthonormal"),
+        (stored({"components": 1.1 * space.components}), "components are not orthonormal"),
+        (stored({"coefficients": swapped}), "its content is .*, what was saved .*; fit the space again"),
+        (stored(metadata={"ids": [*ids[:-1], ids[0]]}), "ids train-00000 are there more than once"),
+        (stored(metadata={"ids": ids[:-1]}), "59 ids for 60 models"),
+        (stored(metadata={"ids": [*ids[:-1], "else"]}), "its content is"),
+        (stored(metadata={"ids": 5}), "metadata 'ids'"),
+        (stored(metadata={"total_variance": "much"}), "metadata 'total_variance'"),
+        (stored(metadata={"layout": {}}), "metadata 'layout'"),
+        (stored(metadata={"layout": short}), ".safetensors: space of 60 models, 8 components and a layout of"),
+        (tmp_path, "is a folder; expected a saved w2w space"),
+    ]:
+        with pytest.raises(ValueError, match=error) as refused:
+            WeightSpace.load(path)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(FileNotFoundError, match="no such file; expected a saved w2w space"):
         WeightSpace.load(tmp_path / "none.safetensors")
+
+
+# ---------------------------------------------------------------- arguments
+def test_fit_refuses(layout, weights, ids, unchecked):
+    broken = weights.clone()
+    broken[2, 5], broken[9, 0] = torch.nan, torch.inf
+    for arguments, error in [
+        ((weights[:1], ids[:1]), "1 models: a space needs at least 2"),
+        ((weights, ids, MODELS), "components: expected a whole number of at least 1 and at most 59, found 60"),
+        ((weights, ids, 0), "components: expected a whole number of at least 1 .*found 0"),
+        ((weights, ids, 2.5), "components: expected a whole number"),
+        ((weights, ids, PCS, False, -1), "seed: expected a whole number of at least 0"),
+        ((broken, ids), "weights: rows train-00002, train-00009 hold NaN or infinite numbers"),
+        ((weights[:, :-1], ids), "weights: expected rows of .* numbers, found shape"),
+        ((weights.int(), ids), "weights: expected a tensor of floating-point numbers, found a tensor of torch.int32"),
+        ((weights.numpy(), ids), "weights: expected a tensor of floating-point numbers, found ndarray"),
+        ((weights, ids[:-1]), "59 ids for 60 models: expected one for each"),
+        ((weights, [*ids[:-1], ids[3]]), "ids train-00003 are there more than once"),
+        ((weights, range(MODELS)), "ids: expected strings, found int 0"),
+        ((weights[:1].expand(5, -1), ids[:5]), "5 models without a difference"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            WeightSpace.fit(layout, *arguments)
+
+
+def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
+    coefficients, nan = space.coefficients[:2], torch.full((1, PCS), torch.nan)
+    small = AdapterLayout((Factor("base_model.model.x.lora_A.weight", (1, 3)),), 1, 1.0, ("x",), "0" * 16)
+    whole = WeightSpace.fit(small, weights[:, :3], ids)
+    for call, error in [
+        (lambda: space.truncated(0), "components: expected a whole number of at least 1 and at most 8, found 0"),
+        (lambda: space.truncated(PCS + 1), "components: .* found 9"),
+        (lambda: space.sample(0, 0), "count: expected a whole number of at least 1, found 0"),
+        (lambda: space.sample(1, -1), "seed: expected a whole number of at least 0"),
+        (lambda: space.sample(1, 2**40), "seed: "),
+        (lambda: space.project(weights[:, :4]), r"weights: expected rows of .*, found shape \(60, 4\)"),
+        (lambda: space.project(weights * torch.nan), "weights: rows 0, 1, 2, 3, 4 and 55 more hold NaN"),
+        (lambda: space.unproject(nan), "coefficients: rows 0 hold NaN"),
+        (lambda: space.unproject(coefficients[:, :3]), "coefficients: expected rows of 8 numbers"),
+        (lambda: space.nearest(nan), "coefficients: rows 0 hold NaN"),
+        (lambda: space.nearest(coefficients, 0), "count: "),
+        (lambda: space.nearest(coefficients, MODELS + 1), "count: .* at most 60, found 61"),
+        (lambda: outside(space, weights[:, :4], 0), "weights: expected rows"),
+        (lambda: outside(whole, weights[:, :3], 0), "a space of all 3 dimensions has no outside"),
+        (lambda: held_out_share(space, space.mean_model[None]), "every row is the space's mean"),
+        (lambda: independent_columns(weights, -1), "seed: "),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            call()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from w2w_lib.inputs import finite_number, nearest
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.weight_space import WeightSpace
 
@@ -16,13 +17,15 @@ def combined_step(
 ) -> Float[Tensor, " d"]:
     """The change of weights of several edits together: the sum of theirs (Dravid et al. 2024, §4.3).
 
-    ValueError for an attribute without a direction.
+    ``strengths`` are in standard deviations of the training models' projections. ValueError for an attribute without
+    a direction, a direction of another space and a strength that is no finite number.
     """
-    unknown = [a for a in strengths if a not in directions]
-    if unknown:
-        raise ValueError(f"no direction for {', '.join(unknown)}: there are {', '.join(directions)}")
+    for attribute, strength in strengths.items():
+        if attribute not in directions:
+            raise ValueError(f"no direction {attribute!r}{nearest(attribute, directions)}")
+        finite_number(f"strength of {attribute}", strength)
     steps = [directions[a].step(space, strength) for a, strength in strengths.items() if strength]
-    return torch.stack(steps).sum(0) if steps else torch.zeros(space.components.shape[1])
+    return torch.stack(steps).sum(0) if steps else torch.zeros_like(space.mean_model)
 
 
 def opposite_strengths(
@@ -32,4 +35,7 @@ def opposite_strengths(
 
     ``share`` is the part of the way to the training models' extreme projection (the paper goes all of it).
     """
-    return share * torch.where(torch.tensor(np.asarray(shown)), direction.lowest, direction.highest)
+    shown = np.asarray(shown)
+    if shown.dtype != bool:
+        raise ValueError(f"shown: expected True or False for each model, found numbers of type {shown.dtype}")
+    return finite_number("share", share) * torch.where(torch.tensor(shown), direction.lowest, direction.highest)

@@ -1,30 +1,38 @@
 """Inversion: the point of w2w space whose model paints the person of a single picture."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Annotated
 
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
+from w2w_lib.inputs import checked, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
+from w2w_lib.space.arguments import LAST_SEED, finite_rows, same_base
 from w2w_lib.space.weight_space import WeightSpace
 
 
-@dataclass(frozen=True)
+@checked
 class InversionRecipe:
     """Settings of the optimisation; coefficients are in standard deviations of the training models."""
 
-    steps: int = 200
-    learning_rate: float = 0.1
-    batch: int = 8  # noised copies of each picture in a step ...
-    at_once: int = 64  # ... of so many pictures at a time, which is a matter of memory alone
-    prior: float = 1e-3  # weight of the squared coefficients: a pull towards the mean person
+    steps: PositiveInt = 200
+    learning_rate: PositiveFloat = 0.1
+    batch: PositiveInt = 8  # noised copies of each picture in a step ...
+    at_once: PositiveInt = 64  # ... of so many pictures at a time, which is a matter of memory alone
+    prior: NonNegativeFloat = 1e-3  # weight of the squared coefficients: a pull towards the mean person
     timesteps: tuple[int, int] = (0, 1000)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
+
+    def __post_init__(self):
+        if not 0 <= self.timesteps[0] < self.timesteps[1]:
+            raise ValueError(f"timesteps: expected a first one and a later end, found {self.timesteps}")
 
 
 def invert(
@@ -38,14 +46,23 @@ def invert(
     """Coefficients of one model for each picture and the losses on the way (Dravid et al. 2024, §3.4, eq. 3).
 
     Only the coefficients move, from the mean model, on "sks person" and without prior preservation: the space
-    itself is the prior. All pictures are inverted at once, each with its own random stream.
+    itself is the prior. Each picture has its own random stream, so that a result does not depend on the others. The
+    loss is averaged over the latent cells, weighted by ``mask``.
+
+    Memory on the pipeline's device: the components (pcs x d numbers), and for each of ``recipe.at_once`` pictures its
+    d weights and ``recipe.batch`` passes through the UNet with their gradients.
+
+    ValueError for a pipeline of another base than the space's, latents of other channels than the UNet's or not
+    finite, a mask of another shape, negative or 0 everywhere, timesteps that the scheduler has not, and an
+    optimisation that diverges.
     """
     recipe = recipe or InversionRecipe()
+    _check(pipeline, space, latents, recipe, mask)
     count, device = len(latents), pipeline.device
     units = torch.zeros(count, len(space.components), device=device, requires_grad=True)
-    there = {name: own.to(device) for name, own in vars(space).items() if isinstance(own, Tensor)}
-    space = replace(space, **there)
-    std = space.std
+    std, there = space.std.to(device), ("mean", "components", "scale")
+    tensors = {name: getattr(space, name) for name in there if getattr(space, name) is not None}
+    space = replace(space, **{name: tensor.to(device) for name, tensor in tensors.items()})
     optimizer = torch.optim.Adam([units], recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
@@ -65,6 +82,34 @@ def invert(
             pull = recipe.prior * units[group].square().sum() / units.shape[1]
             (per_picture.sum() + pull).backward()
             history[step, group] = per_picture.detach().cpu()
+        if not history[step].isfinite().all():
+            lost = some([str(i) for i in (~history[step].isfinite()).nonzero().flatten().tolist()])
+            raise ValueError(f"inversion of pictures {lost} diverged at step {step}: lower the learning rate")
         optimizer.step()
         schedule.step()
     return (units * std).detach().cpu(), history
+
+
+def _check(
+    pipeline: StableDiffusionPipeline,
+    space: WeightSpace,
+    latents: Tensor,
+    recipe: InversionRecipe,
+    mask: Tensor | None,
+) -> None:
+    channels, last = pipeline.unet.config.in_channels, pipeline.scheduler.config.num_train_timesteps
+    if latents.ndim != 4 or not len(latents) or latents.shape[1] != channels:
+        raise ValueError(
+            f"latents: expected pictures of {channels} channels, height and width, found {tuple(latents.shape)}"
+        )
+    finite_rows("latents", latents.flatten(1), latents[0].numel())
+    if recipe.timesteps[1] > last:
+        raise ValueError(f"timesteps: expected an end of at most {last}, the scheduler's, found {recipe.timesteps[1]}")
+    if mask is not None:
+        expected = (len(latents), 1, *latents.shape[2:])
+        if tuple(mask.shape) != expected:
+            raise ValueError(f"mask: expected shape {expected}, found {tuple(mask.shape)}")
+        finite_rows("mask", mask.flatten(1), mask[0].numel())
+        if (mask < 0).any() or not mask.flatten(1).any(1).all():
+            raise ValueError("mask: expected numbers of at least 0, and above it somewhere in every picture")
+    same_base(pipeline, space.layout.base)

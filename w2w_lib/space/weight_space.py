@@ -1,27 +1,44 @@
 """w2w space: the linear space that the weights of many personalised models span."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import safe_open
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
+from w2w_lib.files.tensors import read_tensors
+from w2w_lib.inputs import whole_number
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.space.arguments import CHUNK, digest, finite_rows, generator, known_seed, rows_fingerprint, unique_ids
+from w2w_lib.space.components import column_deviations, column_means, principal_components
 
-EXACT = 5000  # models (or numbers of each) up to which the decomposition is exact; beyond, it is randomised
+ROUNDING = 1e-5  # share of the first component's deviation below which a component is rounding errors
+ORTHONORMAL = 1e-2  # how far components may be from orthonormal, all of them together
+
+EXPECTED, REMEDY = "a saved w2w space", "fit the space again and save it"
+SHAPES = {"mean": "d", "components": "pcs d", "coefficients": "models pcs"}
+METADATA = {
+    "layout": AdapterLayout,
+    "ids": list[str],
+    "total_variance": float,
+    "rows": str,
+    "solver": str,
+    "fingerprint": str,
+}
 
 
 @dataclass(frozen=True)
 class WeightSpace:
-    """Mean and principal components of weight vectors, with the training models' coefficients.
+    """Mean and principal components of weight vectors, with the training models' coefficients and their origin.
 
-    weights = mean + coefficients @ components (times ``scale`` number by number where weights was standardised).
+    weights = mean + scale * (coefficients @ components), where ``scale``, if there is one, standardised the weights.
+    A number whose scale is 0 stays at its mean; one whose scale is negative keeps its sign.
     """
 
     layout: AdapterLayout
@@ -30,7 +47,20 @@ class WeightSpace:
     components: Float[Tensor, "pcs d"]
     coefficients: Float[Tensor, "models pcs"]
     total_variance: float
+    rows: str  # fingerprint of the ids and weights that it was fitted on
+    solver: str
     scale: Float[Tensor, " d"] | None = None
+
+    def __post_init__(self):
+        models, d, pcs = len(self.ids), self.layout.dimension, len(self.components)
+        expected = {"mean": (d,), "components": (pcs, d), "coefficients": (models, pcs), "scale": (d,)}
+        for name, shape in expected.items():
+            tensor = getattr(self, name)
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"space of {models} models, {pcs} components and a layout of {d:,} numbers: "
+                    f"{name} of shape {tuple(tensor.shape)}, expected {shape}"
+                )
 
     @classmethod
     def fit(
@@ -42,32 +72,41 @@ class WeightSpace:
         standardise: bool = False,
         seed: int = 0,
     ) -> "WeightSpace":
-        """PCA of weight vectors (Dravid et al. 2024, §3.2); ``standardise`` as in the authors' release."""
+        """PCA of weight vectors (Dravid et al. 2024, §3.2); ``standardise`` as in the authors' release.
+
+        Without ``components`` it has as many as the models span. Needs the memory of one more copy of ``weights`` at
+        most (eight in float64 where they are few, see ``principal_components``). ValueError for fewer than 2 models,
+        rows that are not finite or not of this layout, ids that do not match, and more components than the models span.
+        """
+        finite_rows("weights", weights, layout.dimension, ids if len(ids) == len(weights) else None)
+        ids, weights = unique_ids(ids, len(weights)), weights.detach().float().cpu()
         if len(weights) < 2:
             raise ValueError(f"{len(weights)} models: a space needs at least 2; fine-tune more identities")
-        if components is not None and not 0 < components < len(weights):
-            raise ValueError(f"{components} components: expected 1 to {len(weights) - 1} for {len(weights)} models")
-        scale = weights.std(0).clamp(min=1e-8) if standardise else None
-        data = weights / scale if standardise else weights
-        total_variance = float(data.var(0).sum())
-        count = components or len(weights) - 1
-        if min(data.shape) <= EXACT:
-            pca = PCA(count, svd_solver="full", copy=False)
-            data = data.to(torch.float64, copy=True)
-        else:  # with scikit-learn's 10 oversamples it missed the 500th component by 4%
-            pca = PCA(count, svd_solver="randomized", n_oversamples=2 * count, random_state=seed)
-        coefficients = pca.fit_transform(data.numpy())
-        return cls(
+        most = min(len(weights) - 1, layout.dimension)
+        count = most if components is None else whole_number("components", components, 1, most)
+        scale = column_deviations(weights) if standardise else None
+        variance = weights.var(0)
+        total_variance = float((variance if scale is None else variance / scale.square()).sum())
+        if not total_variance:
+            raise ValueError(f"{len(weights)} models without a difference: expected models of several people")
+        rows, coefficients, solver = principal_components(weights, scale, count, known_seed(seed))
+        space = cls(
             layout,
-            list(ids),
-            torch.from_numpy(pca.mean_).float(),
-            torch.from_numpy(pca.components_).float(),
-            torch.from_numpy(coefficients).float(),
+            ids,
+            column_means(weights).float(),
+            rows,
+            coefficients,
             total_variance,
+            rows_fingerprint(ids, weights),
+            solver,
             scale,
         )
+        spanned = int((space.std > ROUNDING * space.std[0]).sum())
+        if components is not None and spanned < count:
+            raise ValueError(f"components: these {len(ids)} models span {spanned} dimensions only, found {count}")
+        return space.truncated(spanned)
 
-    @property
+    @cached_property
     def std(self) -> Float[Tensor, " pcs"]:
         """Standard deviation of the training coefficients, component by component."""
         return self.coefficients.std(0)
@@ -77,66 +116,89 @@ class WeightSpace:
         """Share of the total variance that each component explains."""
         return (self.coefficients.var(0) / self.total_variance).numpy()
 
+    @property
+    def mean_model(self) -> Float[Tensor, " d"]:
+        """The weights of coefficients 0: the mean of the training models, in a standardised space too."""
+        return self.mean
+
+    @cached_property
+    def source(self) -> str:
+        """Sixteen digits of what it was made of: layout with base, rows, standardisation and solver.
+
+        A space and its truncations share it; directions name the space they belong to by it.
+        """
+        return digest([self.layout.to_json(), self.rows, self.solver, self.scale is not None])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen digits of its layout, ids and numbers: a truncation has another one."""
+        tensors = [self.mean, self.components, self.coefficients, *([] if self.scale is None else [self.scale])]
+        return digest([self.source, self.ids, self.total_variance], *tensors)
+
     def truncated(self, components: int) -> "WeightSpace":
-        """The space of the first components only."""
-        return WeightSpace(
-            self.layout,
-            self.ids,
-            self.mean,
-            self.components[:components],
-            self.coefficients[:, :components],
-            self.total_variance,
-            self.scale,
-        )
+        """The space of the first components only; ValueError where it has not so many."""
+        count = whole_number("components", components, 1, len(self.components))
+        return replace(self, components=self.components[:count], coefficients=self.coefficients[:, :count])
+
+    def deviations(self, weights: Float[Tensor, "*models d"]) -> Float[Tensor, "*models d"]:
+        """Weights from the mean on, standardised where the space is: what the components decompose."""
+        centred = weights - self.mean
+        return centred if self.scale is None else centred / self.scale.where(self.scale != 0, torch.inf)
 
     def project(self, weights: Float[Tensor, "*models d"]) -> Float[Tensor, "*models pcs"]:
-        """Coefficients of weight vectors."""
-        scaled = weights if self.scale is None else weights / self.scale
-        return (scaled - self.mean) @ self.components.T
+        """Coefficients of weight vectors; ValueError for weights of another layout or not finite."""
+        finite_rows("weights", weights, self.layout.dimension)
+        return self.deviations(weights) @ self.components.T
 
     def unproject(self, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models d"]:
-        """Weight vectors of coefficients; differentiable."""
-        weights = self.mean + coefficients @ self.components
-        return weights if self.scale is None else weights * self.scale
+        """Weight vectors of coefficients; differentiable. ValueError for another number of them, or not finite ones."""
+        finite_rows("coefficients", coefficients, len(self.components))
+        change = coefficients @ self.components
+        return self.mean + (change if self.scale is None else change * self.scale)
 
     def sample(self, count: int, seed: int) -> Float[Tensor, "count pcs"]:
         """Coefficients drawn from N(mu_k, sigma_k), component by component (Dravid et al. 2024, §3.2)."""
-        rng = torch.Generator().manual_seed(seed)
-        noise = torch.randn(count, len(self.components), generator=rng)
+        noise = torch.randn(whole_number("count", count), len(self.components), generator=generator(seed))
         return self.coefficients.mean(0) + noise * self.std
 
     def nearest(self, coefficients: Float[Tensor, "models pcs"], count: int = 1) -> tuple[list[list[str]], Tensor]:
         """The training identities most alike by cosine similarity, with the similarities (§4.2)."""
-        similarity = torch.nn.functional.cosine_similarity(coefficients[:, None], self.coefficients[None], dim=-1)
-        best = similarity.topk(count, dim=1)
-        return [[self.ids[i] for i in row] for row in best.indices.tolist()], best.values
+        finite_rows("coefficients", coefficients, len(self.components))
+        count, known = whole_number("count", count, 1, len(self.ids)), F.normalize(self.coefficients).T
+        groups = F.normalize(coefficients).split(max(1, CHUNK // len(self.ids)))
+        similarities, rows = zip(*((group @ known).topk(count) for group in groups), strict=True)
+        return [[self.ids[i] for i in row] for row in torch.cat(rows).tolist()], torch.cat(similarities)
 
     def save(self, path: str | Path) -> None:
         """Write the space as one safetensors file."""
-        tensors = {"mean": self.mean, "components": self.components, "coefficients": self.coefficients}
-        if self.scale is not None:
-            tensors["scale"] = self.scale
-        metadata = {
-            "layout": self.layout.to_json(),
-            "ids": json.dumps(self.ids),
-            "total_variance": repr(self.total_variance),
-        }
-        save_tensors(tensors, path, metadata)
+        names = [*SHAPES, *([] if self.scale is None else ["scale"])]
+        entries = {name: getattr(self, name) for name in METADATA} | {"layout": json.loads(self.layout.to_json())}
+        metadata = {name: json.dumps(value) for name, value in entries.items()}
+        save_tensors({name: getattr(self, name) for name in names}, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "WeightSpace":
-        """Read a saved space; FileNotFoundError if there is none."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: expected a saved w2w space; run notebook 03 first")
-        with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-            metadata = file.metadata()
-        return cls(
-            AdapterLayout.from_json(metadata["layout"]),
-            json.loads(metadata["ids"]),
-            tensors["mean"],
-            tensors["components"],
-            tensors["coefficients"],
-            float(metadata["total_variance"]),
-            tensors.get("scale"),
-        )
+        """Read a saved space; its numbers stay on disk (memory-mapped) until they are used.
+
+        FileNotFoundError if there is none; ValueError where tensors, shapes or metadata are not a space's, numbers are
+        not finite, components not orthonormal, ids not unique or the content not what was saved.
+        """
+        tensors, metadata = read_tensors(path, EXPECTED, REMEDY, SHAPES, {"scale": "d"}, METADATA)
+        fingerprint = metadata.pop("fingerprint")
+        try:
+            unique_ids(metadata["ids"], len(tensors["coefficients"]))
+            space = cls(**tensors, **metadata)
+            _orthonormal(space.components)
+            if space.fingerprint != fingerprint:
+                raise ValueError(f"its content is {space.fingerprint}, what was saved {fingerprint}")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; expected {EXPECTED}; {REMEDY}") from None
+        return space
+
+
+def _orthonormal(components: Float[Tensor, "pcs d"]) -> None:
+    """C C^T v = v for a random v of signs, which takes two products with C (Freivalds 1977)."""
+    signs = torch.randint(0, 2, (len(components),), generator=generator(0)) * 2.0 - 1
+    error = float((components @ (components.T @ signs) - signs).abs().max())
+    if not error < ORTHONORMAL:
+        raise ValueError(f"components are not orthonormal (off by {error:.2g})")

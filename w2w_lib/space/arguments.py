@@ -1,0 +1,83 @@
+"""The doors of the space's functions: rows of numbers, identities, and which base a space belongs to."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from w2w_lib.inputs import some, whole_number
+from w2w_lib.models.fingerprint import fingerprint
+
+CHUNK = 2**24  # numbers that are worked on at a time: what a step needs beside the matrix itself
+LAST_SEED = 2**32 - 1  # NumPy's; PyTorch knows more
+
+
+def parts(rows: Tensor) -> Iterator[Tensor]:
+    """A matrix a few rows at a time, ``CHUNK`` numbers at most (one row at least)."""
+    yield from rows.split(max(1, CHUNK // max(1, rows.shape[1])))
+
+
+def finite_rows(what: str, values: Tensor, width: int, names: Sequence[str] | None = None) -> None:
+    """ValueError unless ``values`` are finite floating-point numbers, ``width`` of them in a row.
+
+    The error names the rows, by ``names`` where there are some. Memory is bounded by ``CHUNK``.
+    """
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise ValueError(f"{what}: expected a tensor of floating-point numbers, found {_kind(values)}")
+    if not values.ndim or values.shape[-1] != width:
+        raise ValueError(f"{what}: expected rows of {width:,} numbers, found shape {tuple(values.shape)}")
+    good = [torch.isfinite(part).all(1) for part in parts(values.detach().reshape(-1, width))]
+    if bad := [row for row, fine in enumerate(torch.cat(good).tolist()) if not fine]:
+        named = [names[row] if names else str(row) for row in bad]
+        raise ValueError(f"{what}: rows {some(named)} hold NaN or infinite numbers")
+
+
+def unique_ids(ids: Sequence[str], count: int) -> list[str]:
+    """Identities, ``count`` of them; ValueError for another number of them, or one that is there twice."""
+    ids = list(ids)
+    if len(ids) != count:
+        raise ValueError(f"{len(ids)} ids for {count} models: expected one for each")
+    if not all(isinstance(i, str) for i in ids):
+        raise ValueError(f"ids: expected strings, found {_kind(next(i for i in ids if not isinstance(i, str)))}")
+    if len(set(ids)) < count:
+        seen = set()
+        raise ValueError(f"ids {some([i for i in ids if i in seen or seen.add(i)])} are there more than once")
+    return ids
+
+
+def known_seed(seed: int) -> int:
+    """A seed that NumPy and PyTorch take."""
+    return whole_number("seed", seed, 0, LAST_SEED)
+
+
+def generator(seed: int) -> torch.Generator:
+    """PyTorch's random stream of a seed."""
+    return torch.Generator().manual_seed(known_seed(seed))
+
+
+def rows_fingerprint(ids: Sequence[str], weights: Tensor) -> str:
+    """Sixteen hexadecimal digits of which models these are: ids and weights, in whatever order the rows lie."""
+    rows = (hashlib.sha256(row.contiguous().numpy()).hexdigest() for part in parts(weights) for row in part)
+    return digest(sorted(zip(ids, rows, strict=True)))
+
+
+def digest(content, *tensors: Tensor) -> str:
+    """Sixteen hexadecimal digits of what JSON can hold and of tensors' shapes and numbers."""
+    found = hashlib.sha256(json.dumps([content, [list(t.shape) for t in tensors]]).encode())
+    for tensor in tensors:
+        for part in parts(tensor.reshape(-1, tensor.shape[-1])):
+            found.update(part.contiguous().numpy())
+    return found.hexdigest()[:16]
+
+
+def same_base(pipeline: StableDiffusionPipeline, base: str) -> None:
+    """ValueError unless the pipeline is the base model with the fingerprint ``base``, naming both."""
+    if (found := fingerprint(pipeline)) != base:
+        raise ValueError(f"the space was made on base {base}, this pipeline is base {found}: open the space's own base")
+
+
+def _kind(value) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r:.40}"
