@@ -1,75 +1,143 @@
 """A folder with one folder of pictures for each identity."""
 
+import hashlib
+import os
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import UInt8
 
-from w2w_lib.people.labels import _check_known, _read_labels
+from w2w_lib.inputs import some, whole_number
+from w2w_lib.people.labels import known_identity, read_labels
+from w2w_lib.people.pictures import SUFFIXES, Picture, check_name, look_at, read_square
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-
-
-_DAMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UPSCALED = 2  # pictures that are enlarged more than so many times are named
 
 
 class FolderSource:
-    """A folder with one folder of pictures per identity, optionally with labels keyed by folder name."""
+    """A folder with one folder of pictures per identity, optionally with labels keyed by folder name.
+
+    Every picture's header is checked here, and decoded in ``images``. Links are followed. ``remarks`` says what was
+    skipped (files that are no pictures, hidden ones, folders in folders, broken links) and what was used although it
+    may not be meant (first frames, enlarged pictures, equal pictures and names, labels of nobody); a warning gives the
+    first few. ``size`` is by default the side of the smallest picture.
+    """
 
     def __init__(self, path: str | Path, labels: str | Path | pd.DataFrame | None = None, size: int | None = None):
-        self.path, self.size = Path(path), size
-        if not self.path.is_dir():
-            raise ValueError(
-                f"No folder at {self.path}: expected a folder with one folder of images per identity; check the path"
-            )
-        folders = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        self.path, self.remarks = Path(path).expanduser(), []
+        _check_root(self.path)
+        folders = self._identity_folders(labels)
+        self._pictures: dict[str, list[Picture]] = {folder.name: self._pictures_in(folder) for folder in folders}
+        self.ids = list(self._pictures)
+        pictures = [picture for own in self._pictures.values() for picture in own]
+        self.size = min(picture.side for picture in pictures) if size is None else whole_number("size", size)
+        self.labels: pd.DataFrame | None = None
+        if labels is not None:
+            self.labels, said = read_labels(labels, self.ids)
+            self.remarks += said
+        self.remarks += _alike_names(self.ids)
+        self.remarks += [f"{self._shown(a)}: the same picture as {self._shown(b)}" for a, b in _equal_files(pictures)]
+        for picture in pictures:
+            if picture.animated:
+                self.remarks.append(f"{self._shown(picture.path)}: its first frame is used")
+            if picture.side * UPSCALED < self.size:
+                self.remarks.append(f"{self._shown(picture.path)}: enlarged from {picture.side} pixels to {self.size}")
+        if self.remarks:
+            warnings.warn(f"{self.path}: {some(self.remarks)}", stacklevel=2)
+
+    def images(self, id: str) -> UInt8[np.ndarray, "views size size 3"]:
+        """Pictures of one identity, cropped to centred squares of one size; only the resized ones are kept."""
+        known_identity(id, self._pictures, str(self.path))
+        return np.stack([read_square(picture.path, self.size) for picture in self._pictures[id]])
+
+    def _identity_folders(self, labels: str | Path | pd.DataFrame | None) -> list[Path]:
+        folders, skipped = _sorted_out(self.path, lambda entry: "" if os.path.isdir(entry) else "no folder")
+        if isinstance(labels, (str, Path)):
+            skipped = {entry: why for entry, why in skipped.items() if not _same_file(entry, Path(labels).expanduser())}
+        self._say(skipped)
+        for folder in folders:
+            check_name(folder)
         if not folders:
             raise ValueError(
-                f"No identity folders in {self.path}: expected one folder of images per identity; create them"
+                f"{self.path}: no identity folders; expected a folder of pictures for each identity; create them"
             )
-        self._files: dict[str, list[Path]] = {}
-        for folder in folders:
-            files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not files:
-                raise ValueError(
-                    f"No images in identity folder {folder}: expected at least one of "
-                    f"{', '.join(sorted(IMAGE_SUFFIXES))}; add images or remove the folder"
-                )
-            for file in files:
-                _check_image(file)
-            self._files[folder.name] = files
-        self.ids = list(self._files)
-        self.labels: pd.DataFrame | None = None if labels is None else _read_labels(labels, self.ids)
+        return folders
 
-    def images(self, id: str) -> np.ndarray:
-        """Pictures of one identity, cropped to centred squares of one size, uint8 (views, size, size, 3)."""
-        _check_known(id, self.ids, str(self.path))
-        squares = [_read_square(file) for file in self._files[id]]
-        size = self.size or min(square.width for square in squares)
-        return np.stack([np.asarray(square.resize((size, size), Image.Resampling.LANCZOS)) for square in squares])
+    def _pictures_in(self, folder: Path) -> list[Picture]:
+        files, skipped = _sorted_out(folder, _no_picture)
+        self._say(skipped)
+        if not files:
+            raise ValueError(
+                f"{folder}: no pictures in this identity's folder; expected at least one of "
+                f"{', '.join(sorted(SUFFIXES))}; add pictures or remove the folder"
+            )
+        return [look_at(file) for file in files]
+
+    def _say(self, skipped: dict[Path, str]) -> None:
+        self.remarks += [f"{self._shown(entry)}: skipped, {why}" for entry, why in skipped.items()]
+
+    def _shown(self, path: Path) -> str:
+        text = str(path.relative_to(self.path))
+        return text if text.isprintable() else repr(text)
 
 
-def _damaged(file: Path) -> ValueError:
-    return ValueError(f"Cannot read image {file}: expected a whole image file; replace or remove it")
+def _check_root(root: Path) -> None:
+    expected = "expected a folder with one folder of pictures for each identity; check the path"
+    if not os.path.lexists(root):
+        raise FileNotFoundError(f"{root}: no such folder; {expected}")
+    if not os.path.isdir(root):
+        raise ValueError(f"{root}: is no folder; {expected}")
 
 
-def _check_image(file: Path) -> None:
-    """Raise if the file is no image or its checks fail, without decoding it."""
+def _sorted_out(folder: Path, unwanted: Callable[[Path], str]) -> tuple[list[Path], dict[Path, str]]:
+    """What to use of a folder, and why the rest is skipped."""
     try:
-        with Image.open(file) as image:
-            image.verify()
-    except _DAMAGE as error:
-        raise _damaged(file) from error
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be listed ({error.strerror}); expected a folder that may be read; change its permissions"
+        ) from None
+    reasons = {entry: _hidden_or_broken(entry) or unwanted(entry) for entry in entries}
+    return [entry for entry in entries if not reasons[entry]], {entry: why for entry, why in reasons.items() if why}
 
 
-def _read_square(file: Path) -> Image.Image:
-    """The upright centred square of an image."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except _DAMAGE as error:
-        raise _damaged(file) from error
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+def _hidden_or_broken(entry: Path) -> str:
+    return "hidden" if entry.name.startswith(".") else "" if os.path.exists(entry) else "a broken link"
+
+
+def _no_picture(entry: Path) -> str:
+    if os.path.isdir(entry):
+        return "a folder in an identity's folder"
+    return "" if entry.suffix.lower() in SUFFIXES else "no suffix of a picture"
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
+def _alike_names(names: Iterable[str]) -> Iterator[str]:
+    """Remarks on names that differ in capitals or in how accents are encoded alone."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            yield f"{name}: another identity than {other}"
+
+
+def _equal_files(pictures: Iterable[Picture]) -> Iterator[tuple[Path, Path]]:
+    """Files whose bytes are those of an earlier one, each with that one; only files of one length are read."""
+    of_length: dict[int, list[Path]] = defaultdict(list)
+    for picture in pictures:
+        of_length[picture.path.stat().st_size].append(picture.path)
+    for paths in of_length.values():
+        first: dict[bytes, Path] = {}
+        for path in paths if len(paths) > 1 else []:
+            with path.open("rb") as file:
+                other = first.setdefault(hashlib.file_digest(file, "sha256").digest(), path)
+            if other != path:
+                yield path, other

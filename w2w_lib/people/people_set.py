@@ -1,7 +1,8 @@
-"""A set of people on disk: their pictures, what each picture shows, and their labels."""
+"""A set of people: their pictures, what each picture shows, and their labels; in memory and on disk."""
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +14,50 @@ from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing
+from w2w_lib.files.regular import regular_file
+from w2w_lib.files.tables import read_parquet
+from w2w_lib.inputs import some, whole_number
 from w2w_lib.models.images import encode_images, to_pixels
+from w2w_lib.people.labels import as_truths, known_identity
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.people.rendered.population import render_population
-from w2w_lib.people.sources import IdentitySource, open_source
-from w2w_lib.workbook import paths
+from w2w_lib.people.sources import IdentitySource
+
+_EXPECTED = "a saved set of people (images.npy, pictures.parquet, labels.parquet)"
+_REMEDY = "make and save it again"
 
 
 @dataclass(frozen=True)
 class People:
     """Pictures (uint8, all of one size), one table row for each picture, one labels row for each identity.
 
-    ``pictures`` has at least the column ``id``; ``labels`` is indexed by identity and may have no columns.
+    ``pictures`` has at least the column ``id``; ``labels`` is indexed by identity and may have no columns. ValueError
+    where these do not agree.
     """
 
     images: UInt8[np.ndarray, "pictures height width 3"]
     pictures: pd.DataFrame
     labels: pd.DataFrame
 
+    def __post_init__(self):
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
+            found = f"{self.images.dtype} {self.images.shape}"
+            raise ValueError(f"people: images are {found}; expected uint8 (pictures, height, width, 3)")
+        if not self.images.size:
+            raise ValueError("people: no pictures; expected at least one")
+        if "id" not in self.pictures or len(self.pictures) != len(self.images):
+            columns = some(list(self.pictures.columns))
+            found = f"the table of pictures has {len(self.pictures)} rows, and columns {columns}"
+            raise ValueError(f"people: {found}; expected {len(self.images)} rows, and a column 'id'")
+        if self.labels.index.has_duplicates:
+            raise ValueError(f"people: labels twice for {some(self.labels.index[self.labels.index.duplicated()])}")
+        if differing := sorted(map(str, set(self.pictures["id"]) ^ set(self.labels.index))):
+            raise ValueError(f"people: {some(differing)} have pictures or labels alone; expected both of everybody")
+
     @classmethod
     def render(cls, split: str, count: int, views: int, size: int = 64) -> "People":
         """The first ``count`` people of a split of the pocket world."""
-        images, table = render_population(split, range(count), views, size)
+        images, table = render_population(split, range(whole_number("count", count)), views, size)
         table.insert(0, "id", [identity_name(split, i) for i in table["person"]])
         labels = table.drop_duplicates("id").set_index("id")[list(ATTRIBUTES)].astype(bool)
         pictures = table.drop(columns=list(ATTRIBUTES))
@@ -44,33 +67,43 @@ class People:
     def read(cls, source: IdentitySource, ids: list[str] | None = None) -> "People":
         """Identities (all, or those named) of a source, say a user's folder of image folders."""
         ids = list(source.ids if ids is None else ids)
-        images = {i: source.images(i) for i in tqdm(ids, desc="read people", unit="person")}
-        pictures = pd.DataFrame({"id": [i for i, own in images.items() for _ in own]})
+        parts = [source.images(i) for i in tqdm(ids, desc="read people", unit="person")]
+        pictures = pd.DataFrame({"id": [i for i, own in zip(ids, parts, strict=True) for _ in own]})
         index = pd.Index(ids, name="id")
         labels = pd.DataFrame(index=index) if source.labels is None else source.labels.loc[ids].set_axis(index)
-        return cls(np.concatenate(list(images.values())), pictures, labels)
+        return cls(_joined(parts), pictures, labels)
 
     @property
     def ids(self) -> list[str]:
         return list(self.labels.index)
 
     def of(self, identity: str) -> UInt8[np.ndarray, "pictures height width 3"]:
-        """The pictures of one identity."""
-        return self.images[(self.pictures["id"] == identity).to_numpy()]
+        """The pictures of one identity; ValueError for one that is not there."""
+        known_identity(identity, self._rows, "this set of people")
+        return self.images[self._rows[identity]]
 
     def fingerprints(self) -> dict[str, str]:
         """By identity, a hash of its pictures."""
-        return {i: hashlib.sha256(self.of(i).tobytes()).hexdigest()[:16] for i in self.ids}
+        return {i: hashlib.sha256(self.images[self._rows[i]].tobytes()).hexdigest()[:16] for i in self.ids}
 
     def latents(
         self, pipeline: StableDiffusionPipeline, batch_pixels: int = 2**20
     ) -> dict[str, Float[Tensor, "pictures channels height width"]]:
-        """Scaled latents of every identity's pictures, encoded about ``batch_pixels`` at a time."""
-        count = max(1, batch_pixels // self.images[0, :, :, 0].size)
+        """Scaled latents of every identity's pictures, encoded about ``batch_pixels`` at a time.
+
+        ValueError for pictures whose sides are no multiples of what the base makes one latent of.
+        """
+        high, wide = self.images.shape[1:3]
+        cell = pipeline.vae_scale_factor
+        if high % cell or wide % cell:
+            raise ValueError(
+                f"pictures of {high}×{wide} pixels: expected sides that {cell} divides, as this base encodes "
+                f"{cell}×{cell} pixels to one latent; make the pictures at another size"
+            )
+        count = max(1, whole_number("batch_pixels", batch_pixels) // (high * wide))
         parts = (to_pixels(self.images[first : first + count]) for first in range(0, len(self.images), count))
         latents = torch.cat([encode_images(pipeline, part).cpu() for part in parts])
-        rows = self.pictures.groupby("id", sort=False).indices
-        return {i: latents[rows[i]] for i in self.ids}
+        return {i: latents[self._rows[i]] for i in self.ids}
 
     def save(self, folder: str | Path) -> None:
         """Write the set as a folder, complete or not at all."""
@@ -79,41 +112,48 @@ class People:
         (folder / "labels.parquet").unlink(missing_ok=True)  # while it is not there, neither is the set
         with replacing(folder / "images.npy") as partial:
             np.save(partial, self.images, allow_pickle=False)
-        self.pictures.to_parquet(folder / "pictures.parquet")
+        with replacing(folder / "pictures.parquet") as partial:
+            self.pictures.to_parquet(partial)
         with replacing(folder / "labels.parquet") as partial:
             self.labels.to_parquet(partial)
 
     @classmethod
     def load(cls, folder: str | Path) -> "People":
-        """Read a saved set; FileNotFoundError if the folder holds none."""
+        """Read a saved set, its pictures as a memory map.
+
+        FileNotFoundError if the folder holds none, ValueError if its files are damaged or do not belong together.
+        """
         folder = Path(folder)
-        if not (folder / "labels.parquet").is_file():
-            raise FileNotFoundError(f"{folder}: expected a saved set of people; run notebook 01 first")
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        return cls(images, pd.read_parquet(folder / "pictures.parquet"), pd.read_parquet(folder / "labels.parquet"))
+        labels = read_parquet(folder / "labels.parquet", _EXPECTED, _REMEDY)
+        pictures = read_parquet(folder / "pictures.parquet", _EXPECTED, _REMEDY)
+        path = regular_file(folder / "images.npy", _EXPECTED, _REMEDY)
+        try:
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(images, np.ndarray):
+                raise ValueError("an archive of several arrays")
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path}: is no array ({str(error).splitlines()[0]}); expected {_EXPECTED}") from None
+        try:
+            return cls(images, pictures, as_truths(labels, "labels.parquet"))
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}; {_REMEDY}") from None
+
+    @cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        return self.pictures.groupby("id", sort=False).indices
 
 
-def load_people(settings: dict, split: str) -> People:
-    """People of one split (``train`` or ``heldout``) as a profile's ``population`` section describes them.
-
-    They are rendered, or read from the folder of image folders that the section names as its ``source`` (with
-    ``labels``, a CSV or Parquet file), of which ``heldout`` identities, drawn by their names, are kept apart: where
-    a folder is added, the others stay where they were, but for one at most.
-    """
-    if "source" not in settings:
-        return People.render(split, settings[split], settings["views"], settings["size"])
-    labels = settings.get("labels")
-    source = open_source(paths.ROOT / settings["source"], labels and paths.ROOT / labels, size=settings["size"])
-    needed = settings["heldout"] + 1
-    if len(source.ids) < needed:
-        raise ValueError(
-            f"{settings['source']}: {len(source.ids)} identities, expected at least {needed} "
-            f"({settings['heldout']} are held out); add folders or lower `heldout` in params.yaml"
-        )
-    shuffled = sorted(source.ids, key=lambda name: hashlib.sha256(name.encode()).digest())
-    kept_apart, rest = shuffled[: settings["heldout"]], shuffled[settings["heldout"] :]
-    chosen = kept_apart if split == "heldout" else rest[: settings["train"]]
-    return People.read(source, sorted(chosen))
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The parts as one array; each is let go when it is copied, so that the whole is held about once."""
+    if not parts:
+        raise ValueError("no people to read: expected at least one identity")
+    joined, first = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), np.uint8), 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        joined[first : first + len(part)] = part
+        first += len(part)
+    return joined
 
 
 def identity_name(split: str, index: int) -> str:
@@ -122,5 +162,8 @@ def identity_name(split: str, index: int) -> str:
 
 
 def person_index(identity: str) -> int:
-    """The index of a rendered person's name."""
-    return int(identity.rsplit("-", 1)[1])
+    """The index of a rendered person's name; ValueError for another name."""
+    digits = identity.rpartition("-")[2]
+    if digits == identity or not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"{identity!r} names no rendered person; expected a name such as {identity_name('train', 7)}")
+    return int(digits)

@@ -24,12 +24,6 @@ class IdentitySource(Protocol):
         ...
 
 
-# ---------------------------------------------------------------- rendered
-
-
-# ---------------------------------------------------------------- a user's folder
-
-
 def open_source(
     path_or_split: str | Path,
     labels: str | Path | pd.DataFrame | None = None,
@@ -38,16 +32,9 @@ def open_source(
     views: int = 8,
     size: int | None = None,
 ) -> IdentitySource:
-    """Identities of a folder of image folders, or of a rendered split (one of `SPLITS`)."""
-    text = str(path_or_split)
-    if text in SPLITS and not isinstance(path_or_split, Path):
-        if labels is not None:
-            raise ValueError(f"Split {text!r} knows its labels: expected no others; leave them out or give a path")
-        return RenderedSource(text, people, views, size or 64)
-    folder = Path(text).expanduser()
-    if not folder.exists():
-        raise ValueError(
-            f"No folder at {folder}: expected a folder with one folder of images per identity, "
-            f"or a rendered split ({', '.join(SPLITS)}); check the path"
-        )
-    return FolderSource(folder, labels, size)
+    """Identities of a folder of image folders, or of a rendered split (one of `SPLITS`, as text)."""
+    if path_or_split not in SPLITS:
+        return FolderSource(path_or_split, labels, size)
+    if labels is not None:
+        raise ValueError(f"split {path_or_split!r} has labels; expected no others; leave them out or give a path")
+    return RenderedSource(path_or_split, people, views, 64 if size is None else size)

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from w2w_lib.people.labels import _check_known
+from w2w_lib.inputs import whole_number
+from w2w_lib.people.labels import known_identity
 
 from .anatomy import load_anatomy
 from .captions import caption_full
@@ -17,6 +20,7 @@ from .person import ATTRIBUTES, sample_person
 from .render import render
 from .view import sample_view
 
+SIZES = (16, 2048)  # pixels a side, least and most
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -30,13 +34,17 @@ def render_population(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Images uint8 (people, views, size, size, 3) and a table of one row per picture.
 
-    The result does not depend on the number of processes, `workers`: one for each core if it is not given.
+    The result does not depend on the number of processes, `workers`: one for each core if it is not given. ValueError
+    for a split without a name, no indices, an index below 0, no views and a size out of range.
     """
-    indices = [int(index) for index in indices]
+    indices = [whole_number("index", index, 0) for index in indices]
+    if not indices:
+        raise ValueError("indices: none given; expected at least one person")
+    views, size = _check_pictures(split, views, size)
+    workers = workers if workers is None else whole_number("workers", workers)
     images = np.empty((len(indices), views, size, size, 3), np.uint8)
     rows: list[dict] = []
-    if indices:
-        load_anatomy()  # build the assets once, before any worker asks for them
+    load_anatomy()  # build the assets once, before any worker asks for them
     bar = tqdm(total=len(indices), desc=f"Rendering {split}", unit="person", disable=not progress)
     with bar:
         for position, (pictures, described) in enumerate(_render_all(split, indices, views, size, workers)):
@@ -46,24 +54,38 @@ def render_population(
     return images, pd.DataFrame(rows)
 
 
+def _check_pictures(split: str, views: int, size: int) -> tuple[int, int]:
+    if not isinstance(split, str) or not split:
+        raise ValueError(f"split: expected a name, found {split!r}")
+    return whole_number("views", views), whole_number("size", size, *SIZES)
+
+
 def _render_all(split: str, indices: Sequence[int], views: int, size: int, workers: int | None):
     tasks = [(split, index, views, size) for index in indices]
     workers = min(workers or os.cpu_count() or 1, len(tasks))
     if workers <= 1:
         yield from map(_render_identity, tasks)
         return
+    # A worker that is killed, or that cannot start, breaks this pool; multiprocessing's own would wait for it.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with _one_thread_each():
+            rendered = pool.map(_render_identity, tasks, chunksize=max(1, min(16, len(tasks) // (4 * workers))))
+        yield from rendered
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start in this block compute in one thread."""
     before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))  # inherited by the workers
+    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
     try:
-        pool = multiprocessing.get_context("spawn").Pool(workers)
+        yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-    with pool:
-        yield from pool.imap(_render_identity, tasks, chunksize=max(1, min(16, len(tasks) // (4 * workers))))
 
 
 def _render_identity(task: tuple[str, int, int, int]) -> tuple[np.ndarray, list[dict]]:
@@ -84,9 +106,9 @@ class RenderedSource:
     """People `0 ... people - 1` of a split, rendered when asked for."""
 
     def __init__(self, split: str, people: int = 100, views: int = 8, size: int = 64):
-        self.split, self.views, self.size = split, views, size
-        self.ids = [str(index) for index in range(people)]
-        persons = [sample_person(split, index) for index in range(people)]
+        self.split, (self.views, self.size) = split, _check_pictures(split, views, size)
+        self.ids = [str(index) for index in range(whole_number("people", people))]
+        persons = [sample_person(split, int(index)) for index in self.ids]
         self.labels: pd.DataFrame | None = pd.DataFrame(
             [person.labels for person in persons],
             index=pd.Index(self.ids, name="id"),
@@ -95,7 +117,7 @@ class RenderedSource:
 
     def images(self, id: str) -> np.ndarray:
         """Pictures of one person, uint8 (views, size, size, 3)."""
-        _check_known(id, self.ids, f"split {self.split!r}")
+        known_identity(id, self.ids, f"split {self.split!r}")
         person = sample_person(self.split, int(id))
         views = (sample_view(self.split, person.index, number) for number in range(self.views))
         return np.stack([render(person, view, self.size) for view in views])

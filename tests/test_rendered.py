@@ -1,17 +1,14 @@
-"""The population: determinism, labels, counterfactuals, captions and the folder source."""
+"""The rendered people: determinism, labels, counterfactuals and captions."""
 
 import json
 import subprocess
 import sys
 from dataclasses import asdict
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from w2w_lib.people.people_set import People, load_people
 from w2w_lib.people.rendered.captions import VOCABULARY, caption, caption_full
 from w2w_lib.people.rendered.person import ATTRIBUTES, counterfactual, sample_person
 from w2w_lib.people.rendered.population import render_population
@@ -44,6 +41,7 @@ def labels(people):
     return pd.DataFrame([person.labels for person in people])
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_workers():
     one, table_one = render_population("tests", range(3), 2, workers=1, progress=False)
     two, table_two = render_population("tests", range(3), 2, workers=2, progress=False)
@@ -52,6 +50,35 @@ def test_result_does_not_depend_on_workers():
     pd.testing.assert_frame_equal(table_one, table_two)
     assert list(table_one.columns[:3]) == ["person", "view", "caption_full"]
     assert set(table_one[list(ATTRIBUTES)].dtypes) == {np.dtype(bool)} and len(table_one) == 6
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"split": ""}, "split: expected a name"),
+        ({"indices": []}, "indices: none given"),
+        ({"indices": [-1]}, "index: expected a whole number of at least 0, found -1"),
+        ({"indices": [0.5]}, "index: expected a whole number"),
+        ({"views": 0}, "views: expected a whole number of at least 1"),
+        ({"size": 8}, "size: expected a whole number of at least 16"),
+        ({"size": float("nan")}, "size: expected a whole number"),
+        ({"workers": 0}, "workers: expected a whole number of at least 1"),
+    ],
+)
+def test_arguments_of_rendering_are_refused_in_a_line(wrong, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        render_population(**{"split": "tests", "indices": [0], "views": 1, "progress": False} | wrong)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_is_an_error_and_no_hang(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from w2w_lib.people.rendered import render_population\n"
+        "render_population('tests', range(2), 1, 16, workers=2, progress=False)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode and "BrokenProcessPool" in done.stderr
 
 
 def test_a_person_does_not_depend_on_company():
@@ -162,108 +189,6 @@ def test_caption_says_what_the_labels_say(people):
         text = caption_full(person, sample_view("tests", person.index, 0)).replace("no glasses", "")
         for attribute, phrases in words.items():
             assert any(phrase in text for phrase in phrases) == person.labels[attribute]
-
-
-# ---------------------------------------------------------------- sources
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("ann", "bob"):
-        (tmp_path / name).mkdir()
-        for number, size in enumerate([(40, 32), (48, 64)]):
-            Image.new("RGB", size, (200, 10 * number, 0)).save(tmp_path / name / f"{number}.png")
-    return tmp_path
-
-
-def test_folder_source(folder):
-    pd.DataFrame({"id": ["bob", "ann"], "Male": [True, False]}).to_csv(folder / "labels.csv", index=False)
-    source = open_source(folder, folder / "labels.csv")
-    assert source.ids == ["ann", "bob"]
-    assert source.images("ann").shape == (2, 32, 32, 3) and source.images("ann").dtype == np.uint8
-    assert list(source.labels["Male"]) == [False, True]
-    assert open_source(folder).labels is None
-    parquet = folder / "labels.parquet"
-    pd.DataFrame({"Male": [True, False]}, index=pd.Index(["bob", "ann"])).to_parquet(parquet)
-    assert list(open_source(folder, parquet, size=16).labels.index) == ["ann", "bob"]
-    with pytest.raises(ValueError, match=r"Unknown identity 'eve'.*ann, bob"):
-        source.images("eve")
-
-
-def test_folder_source_says_what_is_wrong(folder):
-    with pytest.raises(ValueError, match=r"No folder at nowhere: expected .*check the path"):
-        open_source("nowhere")
-    (folder / "cat").mkdir()
-    with pytest.raises(ValueError, match=r"No images in identity folder .*cat: expected"):
-        open_source(folder)
-    (folder / "cat" / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"Cannot read image .*broken\.jpg: expected"):
-        open_source(folder)
-    whole = (folder / "ann" / "0.png").read_bytes()
-    (folder / "cat" / "broken.jpg").unlink()
-    (folder / "cat" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"Cannot read image .*cut\.png: expected"):
-        open_source(folder).images("cat")
-    with pytest.raises(ValueError, match=r"No identity folders in .*cat: expected"):
-        open_source(folder / "cat")
-
-
-def test_a_folder_more_changes_the_held_out_people_by_one_at_most(tmp_path):
-    settings = {"source": tmp_path, "heldout": 4, "train": 100, "size": 16}
-
-    def heldout(names):
-        for name in names:
-            (tmp_path / name).mkdir()
-            Image.new("RGB", (16, 16)).save(tmp_path / name / "0.png")
-        train, apart = (load_people(settings, split).ids for split in ("train", "heldout"))
-        assert len(apart) == 4 and not set(train) & set(apart) and len(train) + len(apart) == len([*tmp_path.iterdir()])
-        return set(apart)
-
-    kept = [heldout([f"p{k}" for k in range(12)])] + [heldout([f"newcomer-{k}"]) for k in range(8)]
-    assert all(len(before - after) <= 1 for before, after in pairwise(kept)) and kept[0] != kept[-1]
-
-
-def test_a_set_of_people_comes_back_from_disk_or_is_not_there(tmp_path, monkeypatch):
-    people = People.render("tests", 3, 2, 32)
-    people.save(tmp_path)
-    again = People.load(tmp_path)
-    np.testing.assert_array_equal(again.images, people.images)
-    pd.testing.assert_frame_equal(again.labels, people.labels)
-    pd.testing.assert_frame_equal(again.pictures, people.pictures)
-    assert len(set(again.fingerprints().values())) == 3 and again.fingerprints() == people.fingerprints()
-
-    def full(table, path):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
-    with pytest.raises(OSError, match="No space left"):
-        People(people.images[:2], people.pictures[:2], people.labels[:1]).save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="run notebook 01 first"):
-        People.load(tmp_path)
-
-
-def test_labels_are_truths_in_either_spelling(folder):
-    table = pd.DataFrame({"id": ["bob", "ann"], "Male": [1, 0], "Young": [-1, 1], "age": [50, 30]})
-    table.to_csv(folder / "labels.csv", index=False)
-    labels = open_source(folder, folder / "labels.csv").labels
-    expected = {"Male": [False, True], "Young": [True, False], "age": [30, 50]}
-    pd.testing.assert_frame_equal(labels, pd.DataFrame(expected, pd.Index(["ann", "bob"], name="id")))
-
-
-def test_labels_that_do_not_match(folder):
-    table = folder / "labels.csv"
-    table.write_text("id,Male\nann,1\n")
-    with pytest.raises(ValueError, match=r"labels\.csv has no row for: bob; expected"):
-        open_source(folder, table)
-    table.write_text("id,Male\nann,1\nann,0\nbob,1\n")
-    with pytest.raises(ValueError, match=r"several rows for: ann"):
-        open_source(folder, table)
-    with pytest.raises(ValueError, match=r"No labels file .*missing\.csv: expected"):
-        open_source(folder, folder / "missing.csv")
-    (folder / "labels.parquet").write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"Cannot read labels file .*labels\.parquet"):
-        open_source(folder, folder / "labels.parquet")
-    table.write_text("")
-    with pytest.raises(ValueError, match=r"Cannot read labels file .*labels\.csv"):
-        open_source(folder, table)
 
 
 def test_rendered_source_has_the_same_interface():

@@ -1,9 +1,10 @@
 """A user's folder of image folders, and labels for it: used rightly, or refused in a line; what was skipped is said."""
 
+import errno
 import os
 import socket
+import subprocess
 import sys
-import tracemalloc
 import warnings
 
 import numpy as np
@@ -21,12 +22,10 @@ RED, WHITE = (200, 30, 30), (255, 255, 255)
 @pytest.fixture
 def folder(tmp_path):
     """Ann and Bob, two pictures each, of different sizes."""
-    for name in ("ann", "bob"):
+    for blue, name in enumerate(("ann", "bob")):
         (tmp_path / name).mkdir()
         for number, size in enumerate([(40, 32), (48, 64)]):
-            Image.new("RGB", size, (200, 10 * number, len(name + str(name == "bob")))).save(
-                tmp_path / name / f"{number}.png"
-            )
+            Image.new("RGB", size, (200, 10 * number, blue)).save(tmp_path / name / f"{number}.png")
     return tmp_path
 
 
@@ -43,7 +42,8 @@ def table(folder):
 
 def refused(path, labels=None, size=None) -> str:
     """What is said, in one line."""
-    with pytest.raises((ValueError, FileNotFoundError)) as error:
+    with pytest.raises((ValueError, FileNotFoundError)) as error, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         source = FolderSource(path, labels, size)
         for name in source.ids:
             source.images(name)
@@ -77,11 +77,9 @@ def test_what_is_no_folder_of_folders_is_refused(folder, unchecked):
     assert "cat: no pictures in this identity's folder" in refused(folder)
     (folder / "cat" / "notes.txt").write_text("a cat")
     assert "cat: no pictures in this identity's folder" in refused(folder)
+    (folder / "cat" / "0.png").write_bytes((folder / "ann" / "0.png").read_bytes())
     for size in (0, -1, 1.5, float("nan"), "64"):
-        assert "size: expected a whole number" in refused(folder / "..", size=size) or True
-        (folder / "cat" / "0.png").write_bytes((folder / "ann" / "0.png").read_bytes())
-        with pytest.raises(ValueError, match="size: expected a whole number"):
-            FolderSource(folder, size=size)
+        assert "size: expected a whole number" in refused(folder, size=size)
 
 
 def test_what_is_skipped_is_said(folder):
@@ -138,17 +136,14 @@ def test_odd_names_are_names(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["two\nlines", "tab\t", b"caf\xe9", "esc\x1b[31m"])
 def test_names_that_cannot_be_printed_are_refused(folder, name):
-    for place in (folder / "ann", folder):  # a picture, then an identity
-        path = os.path.join(os.fsencode(place), name if isinstance(name, bytes) else name.encode())
-        if place == folder:
-            os.mkdir(path)
-        else:
-            (folder / "bob" / "1.png").rename(os.fsdecode(path) + ".png")
-        said = refused(folder)
-        assert "control characters or bytes that are not UTF-8" in said
-        said.encode()  # can be printed
-        if place != folder:
-            os.remove(path + b".png")
+    name = name if isinstance(name, bytes) else name.encode()
+    os.mkdir(os.path.join(os.fsencode(folder), name))
+    said = [refused(folder)]
+    os.rmdir(os.path.join(os.fsencode(folder), name))
+    os.rename(folder / "ann" / "0.png", os.path.join(os.fsencode(folder / "ann"), name + b".png"))
+    said.append(refused(folder))
+    assert all("control characters or bytes that are not UTF-8" in line for line in said)
+    assert all(line.encode().decode().isprintable() for line in said)
 
 
 def test_names_and_pictures_that_are_the_same_are_said(folder):
@@ -247,29 +242,34 @@ def test_bombs_are_refused(folder, monkeypatch):
     Image.new("L", (300, 200)).save(folder / "ann" / "big.png")
     for limit in (50_000, 20_000):  # Pillow warns, Pillow refuses
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            said = refused(folder)
-        assert "big.png: is unusable" in said and str(60_000) in said.replace("300×200", "60000")
+        said = refused(folder)
+        assert "big.png: is unusable" in said and ("300×200 pixels" in said or "60000 pixels" in said)
 
 
-def test_photographs_are_resized_while_they_are_read(tmp_path):
-    """Six of 6 megapixels for 64 pixels: traced memory stays below one of them; the result is a full reading's."""
-    (tmp_path / "zoe").mkdir()
+def test_a_photograph_that_is_reduced_while_it_is_decoded_looks_as_if_it_were_not(tmp_path):
     rng = np.random.default_rng(0)
-    photo = Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).resize((3000, 2000), Image.Resampling.BICUBIC)
-    for number in range(6):
-        photo.save(tmp_path / "zoe" / f"{number}.jpg", quality=90 + number)
-    source = FolderSource(tmp_path, size=64)
-    tracemalloc.start()
-    pixels = source.images("zoe")
-    assert tracemalloc.get_traced_memory()[1] < 2e6
-    tracemalloc.stop()
-    whole = photo.crop((500, 0, 2500, 2000)).resize((64, 64), Image.Resampling.LANCZOS)
-    assert np.abs(pixels.astype(int) - np.asarray(whole)).mean() < 2
-    drafted = Image.open(tmp_path / "zoe" / "0.jpg")
-    drafted.draft(None, (192, 128))
-    assert drafted.size == (375, 250)  # Pillow's own account of what is decoded
+    photo = Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).resize((1500, 1000), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    whole = Image.open(tmp_path / "photo.jpg").crop((250, 0, 1250, 1000)).resize((64, 64), Image.Resampling.LANCZOS)
+    difference = read_square(tmp_path / "photo.jpg", 64).astype(int) - np.asarray(whole)
+    assert np.abs(difference).mean() < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+def test_photographs_are_never_held_whole(tmp_path):
+    """Twelve of 24 megapixels for 64 pixels take less memory than one of them has (72 MB)."""
+    (tmp_path / "zoe").mkdir()
+    Image.new("RGB", (6000, 4000), RED).save(tmp_path / "zoe" / "0.jpg")
+    for number in range(1, 12):
+        os.link(tmp_path / "zoe" / "0.jpg", tmp_path / "zoe" / f"{number}.jpg")
+    code = (
+        "import resource, sys; from w2w_lib.people.folders import FolderSource\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); images = FolderSource(sys.argv[1], size=64).images('zoe'); print(peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 40_000  # kB
 
 
 def damage(folder, kind: str) -> None:
@@ -291,25 +291,26 @@ def damage(folder, kind: str) -> None:
         path.write_bytes((content | {"script": b"%!PS-Adobe-3.0 EPSF-3.0\n"})[kind])
 
 
-@pytest.mark.parametrize(
-    "kind", ["pipe", "device", "socket", "empty", "text", "cut", "flipped", "cut jpeg", "script"]
-)
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "empty", "text", "cut", "flipped", "cut jpeg", "script"])
 @pytest.mark.timeout(20)
 def test_what_cannot_be_read_is_refused_by_name(folder, kind):
     damage(folder, kind)
     assert f"{kind}.png: is" in refused(folder)
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_refused_by_name(folder):
-    (folder / "ann" / "0.png").chmod(0)
-    assert "0.png: is unusable (Permission denied)" in refused(folder)
-    (folder / "ann").chmod(0)
-    assert "ann: cannot be listed (Permission denied)" in refused(folder)
-    (folder / "ann").chmod(0o755)
+def test_what_may_not_be_read_is_refused_by_name(folder, monkeypatch):
+    def denied(*args, **kwargs):  # as root, who runs tests in containers, may read everything
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", denied)
+        assert "0.png: is unusable (Permission denied)" in refused(folder)
+    monkeypatch.setattr(type(folder), "iterdir", denied)
+    assert "cannot be listed (Permission denied)" in refused(folder)
 
 
 # ---------------------------------------------------------------- labels
+@pytest.mark.filterwarnings("ignore::UserWarning")  # tested below
 def test_labels_are_truths_in_every_spelling(table):
     labels = table("id,Male,Young,Cap,Hat,age\nbob,1,-1,TRUE,0.0,50\nann,0,1,false,1.0,30\n")
     expected = {"Male": [False, True], "Young": [True, False], "Cap": [False, True], "Hat": [True, False]}
@@ -320,10 +321,11 @@ def test_labels_are_truths_in_every_spelling(table):
 
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 def test_delimiters_and_a_byte_order_mark_are_understood(table, mark):
-    text = "\n\ufeff"[1:] + mark.join(["name", "Male"]) + f'\r\n"ann"{mark} 1\r\n\r\nbob{mark}0\r\n'
-    assert list(table(text.encode("utf-8"))["Male"]) == [True, False]
+    text = f'name{mark}Male\r\n"ann"{mark} 1\r\n\r\nbob{mark}0\r\n'
+    assert list(table(text.encode("utf-8-sig"))["Male"]) == [True, False]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # tested below
 def test_a_tsv_and_a_parquet_of_any_form_are_read(folder, table):
     assert list(table("name\tMale\nann\t1\nbob\t0\n", "labels.TSV")["Male"]) == [True, False]
     frame = pd.DataFrame({"Male": [True, False], "Young": [0.0, 1.0]}, index=["bob", "ann"])
@@ -384,15 +386,15 @@ def test_wrong_tables_are_refused_in_a_line(folder, table, content, said):
 
 
 @pytest.mark.timeout(20)
-def test_what_is_no_table_is_refused(folder, table):
-    for name in ("labels.csv", "labels.parquet"):
-        assert "no such file" in refused(folder, folder / name)
-        os.mkfifo(folder / name)
-        assert "is no regular file" in refused(folder, folder / name)
-        (folder / name).unlink()
-        (folder / name).mkdir()
-        assert "is a folder" in refused(folder, folder / name)
-        (folder / name).rmdir()
+def test_what_is_no_table_is_refused(folder, table, tmp_path_factory):
+    away = tmp_path_factory.mktemp("labels")
+    for path in (away / "labels.csv", away / "labels.parquet"):
+        assert "no such file" in refused(folder, path)
+        os.mkfifo(path)
+        assert "is no regular file" in refused(folder, path)
+        path.unlink()
+        path.mkdir()
+        assert "is a folder" in refused(folder, path)
     for wrong in (b"no table", b"PAR1PAR1", b"\x80\x04K\x01."):
         with pytest.raises(ValueError, match=r"labels\.parquet: is no whole Parquet file \(.*expected"):
             table(wrong, "labels.parquet")
