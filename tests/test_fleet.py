@@ -1,4 +1,4 @@
-"""The fleet against PEFT: the same adapters, alone, in company and one at a time."""
+"""The fleet against PEFT: the same adapters, alone, together and one at a time."""
 
 import copy
 from dataclasses import replace
@@ -20,15 +20,15 @@ from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.training.fleet import Fleet
-from w2w_lib.training.weights_dataset import WeightsDataset
+from w2w_lib.training.recipe import FleetRecipe
 
 
 @pytest.fixture(scope="module", params=["paper", "release"])
-def layout(request, pipeline):
+def any_layout(request, pipeline):
     return AdapterLayout.of(pipeline.unet, fingerprint(pipeline), request.param, rank=1, alpha=3)
 
 
-def random_theta(layout, models, seed=0):
+def random_weights(layout, models, seed=0):
     return torch.randn(models, layout.dimension, generator=torch.Generator().manual_seed(seed)) * 0.2
 
 
@@ -37,31 +37,31 @@ def peft_model(unet, layout, weights, folder):
     return PeftModel.from_pretrained(copy.deepcopy(unet), str(folder), is_trainable=True)
 
 
-def test_each_row_wears_its_own_adapter_as_in_peft(pipeline, layout, tmp_path):
-    weights = random_theta(layout, 3)
+def test_each_row_has_its_own_adapter_as_in_peft(pipeline, any_layout, tmp_path):
+    weights = random_weights(any_layout, 3)
     x, t = torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 999])
     text = encode_prompts(pipeline, ["a photo of sks person"] * 3)
     before = pipeline.unet(x, t, text).sample
-    with apply_adapters(pipeline.unet, layout, weights):
+    with apply_adapters(pipeline.unet, any_layout, weights):
         ours = pipeline.unet(x, t, text).sample
     for i in range(3):
-        reference = peft_model(pipeline.unet, layout, weights[i], tmp_path / str(i))
+        reference = peft_model(pipeline.unet, any_layout, weights[i], tmp_path / str(i))
         expected = reference(x[i : i + 1], t[i : i + 1], text[i : i + 1]).sample
         torch.testing.assert_close(ours[i : i + 1], expected, rtol=1e-4, atol=1e-5)
         assert (ours[i] - before[i]).abs().max() > 1e-3
     torch.testing.assert_close(pipeline.unet(x, t, text).sample, before, rtol=0, atol=0)
 
 
-def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RECIPE):
+def train_with_peft(pipeline, layout, latents, prior, identity, initial, recipe=RECIPE):
     """DreamBooth as PEFT's users write it: one model, one loop."""
     config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
     model = get_peft_model(copy.deepcopy(pipeline.unet), config)
-    start = layout.unflatten(start[None])
+    initial = layout.unflatten(initial[None])
     trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
-    assert trained.keys() == start.keys()
+    assert trained.keys() == initial.keys()
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(start[name][0])
+            parameter.copy_(initial[name][0])
     optimizer = create_loraplus_optimizer(
         model,
         torch.optim.AdamW,
@@ -91,21 +91,23 @@ def train_with_peft(pipeline, layout, latents, prior, identity, start, recipe=RE
     return layout.flatten({n: p.detach() for n, p in trained.items()})
 
 
-@pytest.mark.parametrize(("start", "lr_ratio"), [*zip(INITIALISATIONS, (1.0, 8.0, 8.0), strict=True)])
-def test_fleet_equals_peft_alone_and_in_company(pipeline, layout, images, prior, start, lr_ratio):
-    recipe = replace(RECIPE, initialisation=start, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
-    fleet = Fleet(pipeline, layout, recipe, prior)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "lr_ratio"), [*zip(INITIALISATIONS, (1.0, 8.0, 8.0), strict=True)])
+def test_fleet_equals_peft_alone_and_together(pipeline, any_layout, images, prior, kind, lr_ratio):
+    recipe = replace(RECIPE, initialisation=kind, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
+    fleet = Fleet(pipeline, any_layout, recipe, prior)
     together, _ = fleet.train(images)
     backwards, _ = fleet.train(dict(reversed(images.items())))
     for i, (identity, latents) in enumerate(images.items()):
         alone, _ = fleet.train({identity: latents})
-        sequential = train_with_peft(pipeline, layout, latents, prior, identity, fleet.start, recipe)
-        moved = (sequential - fleet.start).norm()
+        sequential = train_with_peft(pipeline, any_layout, latents, prior, identity, fleet.initial, recipe)
+        moved = (sequential - fleet.initial).norm()
         assert moved > 0.1
         for other in (alone[0], together[i], backwards[-1 - i]):
             assert (other - sequential).norm() < WITHIN * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_compiled_fleet_trains_the_same_adapters(
     pipeline, layout, images, prior, monkeypatch, checkpointing, unchecked
@@ -117,7 +119,7 @@ def test_a_compiled_fleet_trains_the_same_adapters(
     eager, _ = fleet.train(images)
     assert not traced.called
     compiled, _ = Fleet(pipeline, layout, RECIPE, prior, compiled=True, checkpointing=checkpointing).train(images)
-    assert traced.called and (compiled - eager).norm() < WITHIN * (eager - fleet.start).norm()
+    assert traced.called and (compiled - eager).norm() < WITHIN * (eager - fleet.initial).norm()
 
 
 def test_checkpointing_needs_less_memory_and_trains_the_same_adapters(pipeline, layout, images, prior):
@@ -127,12 +129,13 @@ def test_checkpointing_needs_less_memory_and_trains_the_same_adapters(pipeline, 
         needed.append(fleet.memory_per_model(images["person-0"]))
         trained.append(fleet.train(images)[0])
     assert needed[1] < needed[0] / 2
-    assert (trained[1] - trained[0]).norm() < WITHIN * (trained[0] - fleet.start).norm()
+    assert (trained[1] - trained[0]).norm() < WITHIN * (trained[0] - fleet.initial).norm()
 
 
 def test_somebody_who_diverges_stops_nobody_else_and_is_named(pipeline, layout, images, prior, tmp_path):
-    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
-    sick = images | {"person-0": images["person-0"] * torch.nan}
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset = fleet.dataset(tmp_path)
+    sick = images | {"person-0": images["person-0"] * 1e30}  # its squares are no numbers of fp32
     for _ in range(2):
         with pytest.raises(ValueError, match="weights of person-0 became NaN or infinite; all others are finished"):
             fleet.train_all(sick, dataset, fleet_size=2)
@@ -142,49 +145,117 @@ def test_somebody_who_diverges_stops_nobody_else_and_is_named(pipeline, layout, 
 
 
 def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, layout, images, prior, tmp_path):
-    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset = fleet.dataset(tmp_path)
     seen = {identity: f"pictures of {identity}" for identity in images}
     fleet.train_all(images, dataset, pictures=seen)
     assert dataset.pictures() == seen
     fleet.train_all(images, dataset, pictures=seen)
-    with pytest.raises(ValueError, match="1 finished people, among them person-1, learned other pictures"):
+    with pytest.raises(ValueError, match="1 finished people, person-1, learned other pictures"):
         fleet.train_all(images, dataset, pictures=seen | {"person-1": "others"})
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"steps": 0}, "steps is 0, expected at least 1"),
-        ({"instance_batch": 0}, "instance_batch is 0"),
+        ({"steps": 0}, "steps: Input should be greater than or equal to 1, found 0"),
+        ({"instance_batch": 0}, "instance_batch: Input should be greater than or equal to 1"),
+        ({"learning_rate": 0.0}, "learning_rate: Input should be greater than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: Input should be a finite number"),
         ({"prior_batch": 0}, "prior_batch is 0"),
         ({"timesteps": (500, 500)}, "expected a first one and a later end"),
+        ({"timesteps": (0, 1001)}, "timesteps.1: Input should be less than or equal to 1000"),
+        ({"lr_scheduler": "liner"}, "lr_scheduler: Input should be 'constant', 'linear'.*found 'liner'"),
+        ({"initialisation": "zero"}, "initialisation: Input should be 'random', 'variance' or 'contrast'"),
+        ({"stepz": 5}, "no setting 'stepz', did you mean 'steps'"),
     ],
 )
 def test_recipes_that_cannot_be_followed(change, said):
-    with pytest.raises(ValueError, match=said):
-        replace(RECIPE, **change)
+    with pytest.raises(ValueError, match=f"^FleetRecipe: .*{said}") as refused:
+        FleetRecipe(**RECIPE.to_dict() | change)
+    assert "\n" not in str(refused.value)
     replace(RECIPE, prior_weight=0.0, prior_batch=0)
 
 
-def test_dataset_resumes_and_refuses(pipeline, layout, images, prior, tmp_path):
+def test_a_run_resumes_where_it_was_interrupted(pipeline, layout, images, prior, tmp_path):
     fleet = Fleet(pipeline, layout, RECIPE, prior)
-    whole = WeightsDataset.create(tmp_path / "whole", layout, RECIPE.to_dict())
+    whole, part = fleet.dataset(tmp_path / "whole"), fleet.dataset(tmp_path / "part")
     fleet.train_all(images, whole, fleet_size=2)
-    part = WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict())
     fleet.train_all({"person-1": images["person-1"]}, part)
-    (part.folder / ".shard-person-0-1.partial.safetensors").write_bytes(b"half a shard, as kill -9 leaves it")
-    fleet.train_all(images, WeightsDataset.create(tmp_path / "part", layout, RECIPE.to_dict()), fleet_size=1)
+    (part.folder / ".0123456789ab.partial.safetensors").write_bytes(b"half a shard, as kill -9 leaves it")
+    fleet.train_all(images, fleet.dataset(tmp_path / "part"), fleet_size=1)
     ids = list(images)
-    assert sorted(part.ids) == sorted(whole.ids) == sorted(ids)
-    assert (part.weights(ids) - whole.weights(ids)).norm() < WITHIN * (whole.weights(ids) - fleet.start).norm()
+    assert part.ids == whole.ids == sorted(ids) and not list(part.folder.glob("*.partial*"))
+    assert (part.weights(ids) - whole.weights(ids)).norm() < WITHIN * (whole.weights(ids) - fleet.initial).norm()
     whole.verify()
-    with pytest.raises(ValueError, match=r"person-0.*already"):
-        whole.append(["person-0"], whole.weights(["person-0"]), torch.zeros(1))
-    with pytest.raises(ValueError, match="another fine-tuning recipe"):
-        WeightsDataset.create(whole.folder, layout, RECIPE.to_dict() | {"steps": 6})
-    with pytest.raises(ValueError, match="NaN"):
-        whole.append(["new"], torch.full((1, layout.dimension), torch.nan), torch.zeros(1))
-    shard = next(whole.folder.glob("shard-*"))
-    shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        whole.weights()
+    seconds = whole.seconds()
+    assert sorted(seconds) == ids and all(0 < own < 60 for own in seconds.values())
+    assert seconds["person-0"] == seconds["person-1"] != seconds["person-2"]  # two groups
+
+
+def test_a_run_starts_from_the_stored_vector_or_not_at_all(pipeline, layout, images, prior, tmp_path):
+    fleet = Fleet(pipeline, layout, replace(RECIPE, initialisation="contrast"), prior)
+    dataset, computed = fleet.dataset(tmp_path), fleet.initial
+    fleet.initial = computed * (1 + 1e-5)  # as another machine rounds
+    fleet.train_all({"person-0": images["person-0"]}, dataset)
+    assert torch.equal(fleet.initial, computed)
+    fleet.initial = -computed
+    with pytest.raises(ValueError, match="made with another starting vector: move the folder away to train these"):
+        fleet.train_all(images, dataset)
+    with pytest.raises(ValueError, match="another starting vector"):
+        fleet.dataset(tmp_path)
+
+
+def test_a_dataset_of_another_recipe_precision_or_base_is_refused(pipeline, layout, images, prior, tmp_path):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset = fleet.dataset(tmp_path, {"prior_images": 6})
+    with pytest.raises(ValueError, match=r"another fine-tuning recipe \(steps: 5 there, 6 here\)"):
+        Fleet(pipeline, layout, replace(RECIPE, steps=6), prior).train_all(images, dataset)
+    with pytest.raises(ValueError, match=r"another fine-tuning recipe \(prior_images: 6 there, 7 here\)"):
+        fleet.dataset(tmp_path, {"prior_images": 7})
+    with pytest.raises(ValueError, match="steps: settings of the recipe"):
+        fleet.dataset(tmp_path, {"steps": 6})
+    fleet.dtype = torch.bfloat16
+    with pytest.raises(ValueError, match=r"another precision \(float32 there, bfloat16 here\)"):
+        fleet.train_all(images, dataset)
+    assert not dataset.ids
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_happens(
+    pipeline, layout, images, prior, tmp_path, unchecked
+):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset, own = fleet.dataset(tmp_path), images["person-0"]
+    for latents, settings, said in (
+        ({}, {}, "no identities to train"),
+        ({"a": own[:0]}, {}, r"a: latents of shape \(0, 4, 8, 8\); expected at least 1 of shape \(4, 8, 8\)"),
+        ({"a": own[:, :3]}, {}, r"a: latents of shape \(4, 3, 8, 8\)"),
+        ({"a": own[..., :6]}, {}, r"a: latents of shape \(4, 4, 8, 6\)"),
+        ({"a": own, "b": own * torch.nan}, {}, "b: latents hold NaN or infinite numbers"),
+        ({"a": own.long()}, {}, "a: latents hold"),
+        ({"": own}, {}, "identity '': expected a non-empty text"),
+        ({"a\nb": own}, {}, r"identity 'a\\nb': expected .* without control characters"),
+        ({"a\udcff": own}, {}, r"identity 'a\\udcff'"),
+        (images, {"fleet_size": 0}, "fleet_size: expected a whole number of at least 1, found 0"),
+        (images, {"fleet_size": 1.5}, "fleet_size: expected a whole number"),
+        (images, {"workers": 0}, "workers: expected a whole number of at least 1, found 0"),
+    ):
+        with pytest.raises(ValueError, match=said) as refused:
+            fleet.train_all(latents, dataset, **settings)
+        assert "\n" not in str(refused.value)
+    for bad, said in (
+        (prior[:0], "class pictures: latents of shape"),
+        (prior * torch.inf, "class pictures: latents hold"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Fleet(pipeline, layout, RECIPE, bad)
+    assert not dataset.ids
+
+
+def test_odd_identities_are_trained_like_any(pipeline, layout, images, prior, tmp_path):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    odd = ["../up", "a" * 300, "Zoë 10.30\u202fAM", "😀", "NA", "padding 0", "shard-*", "a" * 299 + "b"]
+    dataset = fleet.dataset(tmp_path / "odd")
+    fleet.train_all(dict.fromkeys(odd, images["person-0"]), dataset, fleet_size=3)
+    dataset.verify()
+    assert dataset.ids == sorted(odd) and [path.name for path in tmp_path.iterdir()] == ["odd"]

@@ -9,7 +9,7 @@ from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 
 
-def test_a_start_of_most_variance_is_numpys_svd(pipeline, prior):
+def test_variance_is_numpys_svd(pipeline, prior):
     layout = AdapterLayout.of(pipeline.unet, "x", "paper", rank=2)
     start = layout.unflatten(shared_initialisation("variance", pipeline, layout, prior)[None])
     text = encode_prompts(pipeline, [INSTANCE_PROMPT])[0].double().numpy()  # what goes into keys and values
@@ -21,14 +21,42 @@ def test_a_start_of_most_variance_is_numpys_svd(pipeline, prior):
             assert (text.mean(0) @ value.T > 0).all()
         else:
             assert not value.any()
-    with pytest.raises(ValueError, match="start 'zero': expected one of random, variance, contrast"):
+    with pytest.raises(ValueError, match="initialisation 'zero': expected one of random, variance, contrast"):
         shared_initialisation("zero", pipeline, layout, prior)
 
 
-def test_a_start_of_contrast_hears_the_instance_prompt_alone(pipeline, prior):
+def test_contrast_responds_to_the_instance_prompt_alone(pipeline, prior):
     layout = AdapterLayout.of(pipeline.unet, "x", "paper")
     start = layout.unflatten(shared_initialisation("contrast", pipeline, layout, prior)[None])
     instance, common = (encode_prompts(pipeline, [p])[0].mean(0) for p in (INSTANCE_PROMPT, CLASS_PROMPT))
     down = torch.stack([start[f.key][0, 0] for f in layout.factors if f.is_down])
     assert (down @ common).abs().max() < 1e-4 < (down @ instance).min()
     torch.testing.assert_close(down.norm(dim=1), torch.ones(len(down)))
+
+
+def test_a_layer_without_text_has_a_sign_that_rounding_does_not_decide(pipeline, prior):
+    """The first self-attention comes before any text: its inputs are the same under both prompts."""
+    layout = AdapterLayout.of(pipeline.unet, "x", "release")
+    initial = layout.unflatten(shared_initialisation("contrast", pipeline, layout, prior)[None])
+    first = [
+        f
+        for f in layout.factors
+        if f.is_down and f.module.startswith("down_blocks.0.attentions.0") and "attn1" in f.key
+    ]
+    assert first
+    for factor in first:
+        direction = initial[factor.key][0, 0]
+        assert direction[direction.abs().argmax()] > 0 and abs(direction.norm() - 1) < 1e-5
+
+
+def test_what_an_initialisation_cannot_use_is_refused(pipeline, prior, unchecked):
+    layout = AdapterLayout.of(pipeline.unet, "x", rank=17)  # of text states with 16 numbers
+    for latents, seed, said in (
+        (prior, 0, "rank 17 is more than the 16 inputs"),
+        (prior[:0], 0, "expected latents of class pictures"),
+        (prior * torch.nan, 0, "expected latents of class pictures, with finite numbers"),
+        (prior, -1, "seed: expected a whole number of at least 0, found -1"),
+        (prior, 0.5, "seed: expected a whole number"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            shared_initialisation("variance", pipeline, layout, latents, seed)

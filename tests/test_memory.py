@@ -16,7 +16,6 @@ from tiny_fleet import RECIPE
 from w2w_lib.training import memory
 from w2w_lib.training import workers as workers_module
 from w2w_lib.training.fleet import Fleet
-from w2w_lib.training.weights_dataset import WeightsDataset
 
 
 @pytest.mark.parametrize(
@@ -31,6 +30,12 @@ from w2w_lib.training.weights_dataset import WeightsDataset
 def test_a_fleet_is_planned_from_the_free_memory(monkeypatch, free, fits):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     assert memory.plan(2, 32, int(1e8), torch.device("cpu")) == fits
+
+
+def test_a_plan_is_of_whole_numbers(unchecked):
+    for wrong in ((0, 32, 1), (2, 1.5, 1), (2, 32, 0)):
+        with pytest.raises(ValueError, match="expected a whole number of at least 1"):
+            memory.plan(*wrong, torch.device("cpu"))
 
 
 def test_memory_grows_with_the_batch(pipeline, layout, images, prior):
@@ -53,14 +58,14 @@ def test_only_a_want_of_memory_makes_a_fleet_smaller():
 def test_a_fleet_that_does_not_fit_shrinks(pipeline, layout, images, prior, tmp_path, monkeypatch):
     fleet, sizes, train = Fleet(pipeline, layout, RECIPE, prior), [], Fleet.train
 
-    def train_at_most_one(self, latents, bank):
+    def train_at_most_one(self, latents, adapters):
         sizes.append(len(latents))
         if len(latents) > 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate ...")
-        return train(self, latents, bank=bank)
+        return train(self, latents, adapters=adapters)
 
     monkeypatch.setattr(Fleet, "train", train_at_most_one)
-    dataset = WeightsDataset.create(tmp_path, layout, RECIPE.to_dict())
+    dataset = fleet.dataset(tmp_path)
     fleet.train_all(images, dataset, fleet_size=3)
     assert sizes == [3, 1, 1, 1] and sorted(dataset.ids) == sorted(images)
 
@@ -69,14 +74,14 @@ def group_sizes(fleet, layout, people, folder, monkeypatch, fits=lambda group: T
     """Of the groups in which people are fine-tuned two at a time, where only some fit in memory."""
     sizes = []
 
-    def train(group, bank):
+    def train(group, adapters):
         sizes.append(len(group))
         if not fits(group):
             raise torch.OutOfMemoryError
         return torch.zeros(len(group), layout.dimension), torch.zeros(len(group))
 
     monkeypatch.setattr(fleet, "train", train)
-    dataset = WeightsDataset.create(folder, layout, {})
+    dataset = fleet.dataset(folder)
     fleet.train_all({f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(people)}, dataset, fleet_size=2)
     assert sorted(dataset.ids) == [f"person-{i}" for i in range(people)]
     return sizes
@@ -90,9 +95,9 @@ def test_a_compiled_fleet_fills_groups_up_to_a_size_it_has_had(pipeline, layout,
     for (name, people), sizes in expected.items():
         folder = tmp_path / f"{name}{people}"
         assert group_sizes(fleets[name], layout, people, folder, monkeypatch) == sizes
-    # Where the nobody does not fit, the person does.
+    # Where the padding does not fit, the person does.
     sizes = group_sizes(
-        fleets["compiled"], layout, 3, tmp_path / "full", monkeypatch, lambda group: "\0nobody 0" not in group
+        fleets["compiled"], layout, 3, tmp_path / "full", monkeypatch, lambda group: "\0padding 0" not in group
     )
     assert sizes == [2, 2, 1]
 
@@ -100,7 +105,7 @@ def test_a_compiled_fleet_fills_groups_up_to_a_size_it_has_had(pipeline, layout,
 def test_what_did_not_fit_is_let_go_before_the_next_attempt(pipeline, layout, prior, tmp_path, monkeypatch):
     held = []
 
-    def train(group, bank):
+    def train(group, adapters):
         assert not any(tensor() is not None for tensor in held)
         activations = torch.zeros(1000)
         held.append(weakref.ref(activations))
@@ -108,7 +113,8 @@ def test_what_did_not_fit_is_let_go_before_the_next_attempt(pipeline, layout, pr
             raise RuntimeError("could not create a primitive")
         return torch.zeros(1, layout.dimension), torch.zeros(1)
 
-    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset = fleet.dataset(tmp_path)
     monkeypatch.setattr(fleet, "train", train)
     fleet.train_all({f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(4)}, dataset, fleet_size=4)
     assert len(held) == 6 and len(dataset.ids) == 4
@@ -121,18 +127,19 @@ def test_a_late_failure_does_not_enlarge_the_fleet_again(pipeline, layout, prior
         sizes.append(len(group))
         if len(group) == 1:
             shrunk.set()
-            return torch.zeros(1, layout.dimension), torch.zeros(1)
+            return torch.zeros(1, layout.dimension), torch.zeros(1), 1.0
         if "person-4" in group and len(group) == 4:
             assert shrunk.wait(60)  # the first four have failed, and the first two of them, before these do
         raise torch.OutOfMemoryError
 
     @contextmanager
-    def threads(fleet, workers):
+    def threads(start, workers):
         with ThreadPoolExecutor(workers) as pool:
             yield partial(pool.submit, train)
 
     monkeypatch.setattr(workers_module, "trainers", threads)
-    dataset = WeightsDataset.create(tmp_path, layout, {})
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset = fleet.dataset(tmp_path)
     people = {f"person-{i}": torch.zeros(1, 4, 8, 8) for i in range(8)}
-    Fleet(pipeline, layout, RECIPE, prior).train_all(people, dataset, fleet_size=4, workers=2)
+    fleet.train_all(people, dataset, fleet_size=4, workers=2)
     assert sizes == [4, 4, 2] + 8 * [1] and sorted(dataset.ids) == sorted(people)

@@ -1,17 +1,23 @@
 """Where all adapters of a fleet start: one A for everybody, and B = 0, or the vectors would share no space."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
+from w2w_lib.files.tensors import finite
+from w2w_lib.inputs import whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import stream
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 
-INITIALISATIONS = ("random", "variance", "contrast")
-LOOKS = 16  # noisy pictures whose activations are looked at
+Initialisation = Literal["random", "variance", "contrast"]
+INITIALISATIONS = get_args(Initialisation)
+PICTURES = 16  # noisy pictures whose activations are measured
+NEGLIGIBLE = 1e-6  # share of a layer's mean input; a mean that cancels leaves 1e-16 of it
 
 
 def shared_initialisation(
@@ -21,40 +27,63 @@ def shared_initialisation(
     latents: Float[Tensor, "images channels height width"],
     seed: int = 0,
 ) -> Float[Tensor, " d"]:
-    """The weights from which every fine-tuning starts; it paints what the base paints, as B = 0.
+    """The weights from which every fine-tuning starts; with them the base's output is unchanged, as B = 0.
 
     ``random`` is PEFT's: A Kaiming-uniform. ``variance`` takes as rows of A the directions in which the layer's inputs
     are largest on noisy class pictures under the instance prompt (EVA, Paischer et al. 2024): for keys and values the
-    text itself, so that an adapter says the same whatever else the prompt does. ``contrast`` does so after taking away
-    the mean input under the class prompt: what is left is the identifier, so an adapter acts where it is said and
-    leaves the class alone. ValueError for another kind.
+    text itself, so that an adapter's effect varies little with the rest of the prompt. ``contrast`` does so after
+    projecting out the mean input under the class prompt: what is left is the identifier, so an adapter acts on prompts
+    with it and leaves the class alone. ValueError for another kind, and for ``latents`` of class pictures that the last
+    two cannot use: none, or with NaN or infinite numbers.
     """
     if kind not in INITIALISATIONS:
-        raise ValueError(f"start {kind!r}: expected one of {', '.join(INITIALISATIONS)}")
+        raise ValueError(f"initialisation {kind!r}: expected one of {', '.join(INITIALISATIONS)}")
+    seed = whole_number("seed", seed, least=0)
     if kind == "random":
         return layout.initial(seed)
+    if not len(latents) or not finite(latents):
+        raise ValueError(f"initialisation {kind!r}: expected latents of class pictures, with finite numbers only")
+    if narrow := [factor for factor in layout.factors if factor.is_down and factor.shape[1] < layout.rank]:
+        raise ValueError(
+            f"initialisation {kind!r}: rank {layout.rank} is more than the {narrow[0].shape[1]} inputs of "
+            f"{narrow[0].module}; lower the rank, or use 'random'"
+        )
     parts, inputs = [], _inputs(pipeline, layout, latents, seed, INSTANCE_PROMPT)
-    blind_to = _inputs(pipeline, layout, latents, seed, CLASS_PROMPT) if kind == "contrast" else {}
+    to_class = _inputs(pipeline, layout, latents, seed, CLASS_PROMPT) if kind == "contrast" else {}
     for factor in layout.factors:
         start = torch.zeros(factor.shape)
         if factor.is_down:
             mean, squares = inputs[factor.module]
-            if factor.module in blind_to:
-                common = F.normalize(blind_to[factor.module][0], dim=0)
+            size = mean.norm()
+            if factor.module in to_class:
+                common = F.normalize(to_class[factor.module][0], dim=0)
                 rest = torch.eye(len(common)).double() - torch.outer(common, common)
                 mean, squares = rest @ mean, rest @ squares @ rest
             _, directions = torch.linalg.eigh(squares)
             start = directions[:, -layout.rank :].flip(1).T
-            start = start * (mean @ start.T).sign()[:, None]  # an eigenvector's sign is anybody's choice
+            start = start * _signs(start, mean, NEGLIGIBLE * size)[:, None]
         parts.append(start.flatten())
     return torch.cat(parts).float()
 
 
+def _signs(
+    directions: Float[Tensor, "rank inputs"], mean: Float[Tensor, " inputs"], negligible: Float[Tensor, ""]
+) -> Float[Tensor, " rank"]:
+    """Signs that an eigenvector leaves open: the mean input is positive along it.
+
+    Where the mean is nothing but rounding, as in a layer whose inputs do not depend on the prompt, the largest entry is
+    positive.
+    """
+    along = mean @ directions.T
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True)).squeeze(1)
+    return torch.where(along.abs() > negligible, along, largest).sign()
+
+
 @torch.no_grad()
 def _inputs(pipeline, layout: AdapterLayout, latents: Tensor, seed: int, prompt: str) -> dict[str, tuple]:
-    """Mean x and sum of x xᵀ of what goes into each target module while the base looks at noisy pictures."""
+    """Mean x and sum of x xᵀ of what goes into each target module when the base denoises class pictures."""
     rng, modules, seen = stream(seed, "start"), dict(pipeline.unet.named_modules()), {}
-    latents = latents[:LOOKS].float().cpu()
+    latents = latents[:PICTURES].float().cpu()
     noise = torch.randn(latents.shape, generator=rng)
     timesteps = torch.linspace(0, pipeline.scheduler.config.num_train_timesteps - 1, len(latents)).long()
     noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)

@@ -6,6 +6,8 @@ from concurrent.futures import BrokenExecutor
 import psutil
 import torch
 
+from w2w_lib.inputs import whole_number
+
 SHARE = 0.7  # of the free memory that fleets may plan to fill
 WORKER_BYTES = 10**9  # of a worker's interpreter, libraries and copy of the base
 OUT_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primitive", "ALLOC_FAILED", "bad_alloc")
@@ -13,6 +15,8 @@ OUT_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primiti
 
 def plan(workers: int, fleet_size: int, bytes_each: int, device: torch.device) -> tuple[int, int]:
     """At most so many workers, and adapters in each one's fleet, as fit into the free memory; at least one of each."""
+    workers, fleet_size = whole_number("workers", workers), whole_number("fleet_size", fleet_size)
+    bytes_each = whole_number("bytes_each", bytes_each)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what PyTorch keeps for later, the driver calls used
         free, _ = torch.cuda.mem_get_info(device)

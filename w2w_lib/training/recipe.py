@@ -1,32 +1,45 @@
 """The settings of fine-tuning, the same for every identity."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from w2w_lib.inputs import checked
+from w2w_lib.lora.initialisation import Initialisation
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Timestep = Annotated[int, Field(ge=0, le=1000)]
+# Of diffusers' names, those that need no further setting; "linear" ends at 0.
+Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup"]
 
 
-@dataclass(frozen=True)
+@checked
 class FleetRecipe:
-    """DreamBooth's settings (Ruiz et al. 2023), the same for every identity."""
+    """DreamBooth's settings (Ruiz et al. 2023), the same for every identity; ValueError for what cannot be followed."""
 
-    steps: int = 150
-    learning_rate: float = 1e-2
-    lr_ratio: float = 1.0  # of B's learning rate over A's, which is learning_rate (LoRA+, Hayou et al. 2024)
-    instance_batch: int = 3
-    prior_batch: int = 1
-    prior_weight: float = 1.0  # lambda of Dravid et al. 2024, eq. 2
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    timesteps: tuple[int, int] = (0, 1000)
-    lr_scheduler: str = "constant"  # one of diffusers' names; "linear" ends at 0
-    initialisation: str = "random"  # see w2w_lib.lora.initialisation
-    seed: int = 0
+    steps: Count = 150
+    learning_rate: Positive = 1e-2
+    lr_ratio: Positive = 1.0  # of B's learning rate over A's, which is learning_rate (LoRA+, Hayou et al. 2024)
+    instance_batch: Count = 3
+    prior_batch: Annotated[int, Field(ge=0)] = 1
+    prior_weight: NotNegative = 1.0  # lambda of Dravid et al. 2024, eq. 2
+    weight_decay: NotNegative = 0.01
+    clip_norm: Positive = 1.0
+    timesteps: tuple[Timestep, Timestep] = (0, 1000)  # the first one, and the one after the last
+    lr_scheduler: Schedule = "constant"
+    initialisation: Initialisation = "random"  # see w2w_lib.lora.initialisation
+    seed: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self):
-        least = {"steps": 1, "instance_batch": 1, "prior_batch": 1 if self.prior_weight else 0, "prior_weight": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"fine-tuning recipe: {name} is {getattr(self, name)}, expected at least {bound}")
-        if not 0 <= self.timesteps[0] < self.timesteps[1]:
-            raise ValueError(f"fine-tuning recipe: timesteps {self.timesteps}, expected a first one and a later end")
+        if self.prior_weight and not self.prior_batch:
+            raise ValueError("FleetRecipe: prior_batch is 0, expected at least 1 where prior_weight is not 0")
+        first, end = self.timesteps
+        if first >= end:
+            raise ValueError(f"FleetRecipe: timesteps {first} to {end}, expected a first one and a later end")
 
     def to_dict(self) -> dict:
+        """The settings as JSON has them."""
         return asdict(self) | {"timesteps": list(self.timesteps)}
