@@ -8,9 +8,10 @@ MAKEFLAGS += --no-print-directory
 export MALLOC_MMAP_THRESHOLD_ = 33554432
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
-PROFILE ?= pocket
-BASE ?=
-ANEW ?=
+# Options reach the commands through the environment, word for word: neither make nor a shell evaluates them.
+$(foreach name,PROFILE BASE ANEW,$(if $(filter undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
+export PROFILE BASE ANEW
+
 PYTHON ?= python3
 UV := $(shell { uv --version >/dev/null 2>&1 && command -v uv; } || echo .uv-bootstrap/bin/uv)
 RUN = $(UV) run --no-sync
@@ -22,9 +23,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket | smoke | sd15 BASE=folder-or-hub-id)
-	@$(RUN) w2w enrol '$(PROFILE)' --base '$(BASE)'
-	@$(RUN) w2w strip
-	@$(RUN) dvc repro --glob '*@$(PROFILE)'
+	@$(RUN) w2w reproduce
 
 test: lint ## Check style, then run the tests, in two processes with one thread each
 	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
@@ -36,15 +35,10 @@ lint: $(SYNCED) ## Check code and notebooks with ruff
 lab: $(SYNCED) ## Open the workbook in JupyterLab
 	@$(RUN) jupyter lab --notebook-dir . notebooks
 
-base: $(SYNCED) ## Measure the shipped base model again; ANEW=1 trains it from scratch first (under four hours; resumes)
-	@$(RUN) w2w strip
-	@if [ '$(ANEW)' ] && [ ! -e outputs/base_training/.anew ]; then \
-	  rm -rf data/base/pocket data/judge outputs/base_training; mkdir -p outputs/base_training; touch outputs/base_training/.anew; fi
-	@$(RUN) w2w run notebooks/00_base_model.ipynb --profile pocket
-	@rm -f outputs/base_training/.anew
-	@$(RUN) dvc commit --force train_base
+base: $(SYNCED) ## Measure the shipped base model again; ANEW=1 trains another and replaces it (under four hours; resumes)
+	@$(RUN) w2w base
 
-publish: $(SYNCED) ## Put the outputs of the executed pocket notebooks into notebooks/
+publish: $(SYNCED) ## Put the executed pocket notebooks' outputs into notebooks/, their numbers into published/
 	@$(RUN) w2w publish --profile pocket
 	@$(RUN) w2w check --profile pocket
 
@@ -52,11 +46,13 @@ environment.yml: $(SYNCED) uv.lock ## Write the conda environment from uv.lock
 	@$(RUN) w2w environment > $@
 
 clean: ## Remove everything computed: outputs/, DVC's cache, tools' caches (not the base model, not .venv)
-	@git clean -fdXq outputs .dvc/cache .dvc/tmp .pytest_cache .ruff_cache
+	@git clean -fdXq outputs dvc.lock .dvc/cache .dvc/tmp .pytest_cache .ruff_cache
+	@rm -f $(SYNCED) # the next make writes anew what DVC reads
 
 $(SYNCED): pyproject.toml uv.lock
 	@$(UV) --version >/dev/null 2>&1 || $(MAKE) .uv-bootstrap/bin/uv
 	@$(UV) sync --frozen
+	@$(RUN) w2w prepare
 	@touch $@
 
 .uv-bootstrap/bin/uv:

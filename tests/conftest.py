@@ -48,13 +48,28 @@ class Checkout:
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return os.environ | {"PATH": programs, "PYTHONPATH": str(self.root), "W2W_ROOT": str(self.root)}
 
-    def reproduce(self, profile: str, timeout: float = 120) -> str:
-        self.call("w2w", "strip")
-        return self.call("dvc", "repro", "--glob", f"*@{profile}", timeout=timeout).stdout
+    def reproduce(self, profile: str, timeout: float = 280) -> str:
+        return self.call("w2w", "reproduce", "--profile", profile, timeout=timeout).stdout
 
-    def changed(self, profile: str) -> str:
-        self.call("w2w", "strip")
-        return self.call("dvc", "status", *(name for name in self.locked() if name.endswith(f"@{profile}"))).stdout
+    def changed(self, profile: str) -> dict[str, set[str]]:
+        """Stages of a profile that DVC would run again, and the names of what changed."""
+        from dvc.repo import Repo
+
+        self.call("w2w", "prepare")
+        with Repo(str(self.root)) as repo:
+            found = repo.status([name for name in self.locked() if name.endswith(f"@{profile}")])
+        entries = {stage: [one for one in said if isinstance(one, dict)] for stage, said in found.items()}
+        return {
+            stage: {name for one in said for kind in one.values() for name in kind} for stage, said in entries.items()
+        }
+
+    def commit(self) -> None:
+        self.call("git", "add", "-A")
+        self.call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "as it stands")
+
+    def touched(self) -> str:
+        """What git would commit now."""
+        return self.call("git", "status", "--porcelain").stdout
 
     def locked(self) -> dict:
         return YAML(typ="safe").load(self.root / "dvc.lock")["stages"]
@@ -78,33 +93,40 @@ def copy_repository(target: Path, without: tuple[str, ...] = ()) -> Checkout:
             shutil.copy2(paths.ROOT / name, target / name)
     checkout = Checkout(target)
     checkout.call("git", "init", "-q")
-    checkout.call("git", "add", "-A")
-    checkout.call("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "as it stands")
+    checkout.commit()
     return checkout
 
 
 def toy_checkout(target: Path) -> Checkout:
     """The repository with its real stages, but notebooks that only write each stage's outputs."""
-    checkout = copy_repository(target, without=("notebooks/", "data/", "dvc.lock"))
+    checkout = copy_repository(target, without=("notebooks/", "data/"))
     for stage in YAML(typ="safe").load(checkout.root / "dvc.yaml")["stages"].values():
         stage = stage.get("do", stage)
         listed = stage["outs"] + stage.get("metrics", [])
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in listed]
         code = TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")])
         write_notebook(checkout.root / stage["cmd"].split()[2], code)
-        shipped = [name for name in stage["deps"] if name.startswith("data/")]
-        for name in shipped + (outs if stage.get("frozen") else []):
-            path = checkout.root / name
-            file = path if path.suffix else path / "model_index.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("{}")
+    for name in ("base/pocket/model_index.json", "classifier/attributes.safetensors"):
+        file = checkout.root / "data" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+    checkout.commit()
     return checkout
+
+
+def enter(root: Path, monkeypatch) -> None:
+    """Let the library in this process, and in the kernels that it starts, take ``root`` for the repository."""
+    here = paths.ROOT
+    for name, value in list(vars(paths).items()):
+        if isinstance(value, Path) and name not in ("PACKAGE", "STYLE"):
+            monkeypatch.setattr(paths, name, root / value.relative_to(here))
+    monkeypatch.setenv("W2W_ROOT", str(root))
 
 
 def write_notebook(path: Path, *code: str) -> None:
     """A notebook of the workbook's form: prose, the parameters cell, code."""
     parameters = new_code_cell('profile = "pocket"  # one of params.yaml', metadata={"tags": ["parameters"]})
-    cells = [new_markdown_cell("# Toy"), parameters, new_code_cell("from w2w_lib import paths")]
+    cells = [new_markdown_cell("# Toy"), parameters, new_code_cell("from w2w_lib.workbook import paths")]
     path.parent.mkdir(exist_ok=True)
     nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, code)]), path)
 

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
@@ -36,8 +37,10 @@ def write_text(text: str, path: str | Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def save_tensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(tensors: dict[str, "torch.Tensor"], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file with these tensors and this metadata; its folder is made."""
+    from safetensors.torch import save_file  # imports PyTorch, seconds that who writes texts does not need
+
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)

@@ -1,46 +1,86 @@
 """The `w2w` command: what make and DVC call."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from w2w_lib.workbook import environment, paths, profiles, publishing, runner
+from w2w_lib.workbook import paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run, publish and check the workbook.")
 Profile = Annotated[str, typer.Option(help="A profile of params.yaml.")]
+MadeProfile = Annotated[str, typer.Option(envvar="PROFILE", help="A profile of params.yaml.")]  # make exports it
 
 
 @app.command()
-def strip() -> None:
-    """Bring the listings of the notebooks' code up to date, for DVC to compare."""
-    for listing in runner.strip():
-        typer.echo(f"code changed: {listing.stem}")
+def prepare() -> None:
+    """Bring the listings of the notebooks' code, of people's files and of settings up to date, for DVC to compare."""
+    from w2w_lib.workbook import pipeline
+
+    for changed in pipeline.prepare():
+        typer.echo(f"changed: {changed.stem}")
 
 
 @app.command()
 def enrol(profile: str, base: Annotated[str, typer.Option(help="Folder or hub id of its base model.")] = "") -> None:
     """Make a profile's stages part of the pipeline, on a base model."""
+    from w2w_lib.workbook import profiles
+
     profiles.enrol(profile, base or None)
+
+
+@app.command()
+def check_settings() -> None:
+    """Say what does not fit in params.yaml and local.yaml."""
+    from w2w_lib.workbook import settings
+
+    if problems := settings.check():
+        raise ValueError("these settings do not fit:\n  " + "\n  ".join(problems))
+
+
+@app.command()
+def reproduce(
+    profile: MadeProfile = "pocket",
+    base: Annotated[str, typer.Option(envvar="BASE", help="Folder or hub id of its base model.")] = "",
+) -> None:
+    """Run every notebook of a profile whose inputs changed."""
+    from w2w_lib.workbook import pipeline
+
+    with _interruptible():
+        status = pipeline.reproduce(profile, base or None)
+    if status:
+        raise typer.Exit(status if status > 0 else 1)
 
 
 @app.command()
 def run(notebook: Path, profile: Profile = "pocket") -> None:
     """Execute one notebook in a profile."""
-    if not notebook.is_file():
-        known = ", ".join(paths.shown(path) for path in runner.notebooks())
-        raise FileNotFoundError(f"no notebook {notebook}: there are {known}")
-    try:
-        typer.echo(runner.run(notebook.resolve(), profile))
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished is kept, the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
+    from w2w_lib.workbook import runner
+
+    with _interruptible():
+        typer.echo(runner.run(notebook, profile))
+
+
+@app.command()
+def base(
+    profile: MadeProfile = "pocket",
+    anew: Annotated[str, typer.Option(envvar="ANEW", help="1: train another one first, and replace it.")] = "",
+) -> None:
+    """Measure the base model again."""
+    from w2w_lib.workbook import pipeline
+
+    with _interruptible():
+        typer.echo(pipeline.renew_base(profile) if pipeline.answer(anew) else pipeline.measure_base(profile))
 
 
 @app.command()
 def publish(profile: Profile = "pocket") -> None:
-    """Put the executed notebooks' outputs into notebooks/."""
+    """Put the executed notebooks' outputs into notebooks/, and their numbers into published/."""
+    from w2w_lib.workbook import publishing
+
     for path, size in publishing.publish(profile):
         note = "  (large: use fewer or smaller images)" if size > publishing.LARGE else ""
         typer.echo(f"{paths.shown(path)}  {size / 1e6:.2f} MB{note}")
@@ -49,20 +89,32 @@ def publish(profile: Profile = "pocket") -> None:
 @app.command()
 def check(profile: Profile = "pocket") -> None:
     """Prove that the outputs in notebooks/ come from the present sources."""
-    problems = publishing.check(profile)
-    if problems:
+    from w2w_lib.workbook import publishing
+
+    if problems := publishing.check(profile):
         raise ValueError("the published outputs are not current:\n  " + "\n  ".join(problems))
 
 
-@app.command(name="environment")
-def environment_() -> None:
+@app.command()
+def environment() -> None:
     """Print environment.yml, with the versions of uv.lock."""
-    typer.echo(environment.render(), nl=False)
+    from w2w_lib.workbook.environment import render
+
+    typer.echo(render(), nl=False)
 
 
 def main() -> None:
-    """The entry point: an error that is the reader's to mend is one line, not a traceback."""
+    """The entry point: an error that the reader can mend is one line, not a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, TimeoutError) as error:
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept, the same command goes on from there", err=True)
+        raise typer.Exit(130) from None

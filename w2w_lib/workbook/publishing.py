@@ -9,52 +9,89 @@ import nbformat
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from nbstripout import strip_output
-from ruamel.yaml import YAML
 
-from w2w_lib.files.atomic import write_text
-from w2w_lib.workbook import paths
-from w2w_lib.workbook.runner import code_cells, fingerprint, listing, notebooks, read, strip
+from w2w_lib.files.atomic import replacing, write_text
+from w2w_lib.inputs import some
+from w2w_lib.workbook import paths, settings
+from w2w_lib.workbook.provenance import dependencies, differences, locked, md5, sources, stage_of
+from w2w_lib.workbook.runner import code_cells, fingerprint, notebooks, read
 
+PROVENANCE = "provenance.json"
+BETWEEN = ("people", "weights", "space", "directions", "inversions")  # what stages hand to each other
 LARGE = 3_000_000  # bytes; a page of the repository with more than this renders slowly
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")  # cell metadata
 BAR = "%|"  # what every line of tqdm has; it ends in "]" unless something was written behind it
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+def folder(profile: str) -> Path:
+    """Where the numbers of a profile's published notebooks lie, and what they come from."""
+    return paths.ROOT / "published" / paths.profile_name(profile)
+
+
 def publish(profile: str) -> list[tuple[Path, int]]:
     """Put the outputs of a profile's executed notebooks under the present cells; return sizes in bytes.
 
-    Prose is taken as it stands now; the code must be the code that ran. All are written, or none.
+    Prose is taken as it stands now; the code must be the code that ran, on the present library, data and settings.
+    Beside them go the metrics, the record of what all that comes from, and the base's model card. All, or nothing.
     """
-    published, problems = {}, []
-    for path in notebooks():
-        notebook, executed = read(path), paths.outputs(profile, "notebooks", path.name)
-        if executed.exists() and _ran(read(executed), notebook, profile):
-            published[path] = _with_outputs(notebook, read(executed))
-        elif executed.exists():
-            problems.append(f"{paths.shown(executed)} ran other code: {_how_to_run(path, profile)}")
-        elif not _intact(notebook, profile):  # a fresh clone has published outputs and no executed copy
-            problems.append(f"{paths.shown(executed)} does not exist: {_how_to_run(path, profile)}")
+    ran = {path: paths.outputs(profile, "notebooks", path.name) for path in notebooks()}
+    ran = {path: read(executed) for path, executed in ran.items() if executed.exists()}
+    problems = [
+        f"{paths.shown(path)}: {why}" for path in notebooks() if (why := _refusal(path, ran.get(path), profile))
+    ]
     if problems:
         raise ValueError("nothing published:\n  " + "\n  ".join(problems))
-    for path, notebook in published.items():
-        write_text(nbformat.writes(notebook, version=4) + "\n", path)
+    records = _records(profile)
+    for path, executed in ran.items():
+        notebook, stage = _with_outputs(read(path), executed), stage_of(path)
         if picture := _hero(notebook):
-            paths.HERO.parent.mkdir(exist_ok=True)
-            paths.HERO.write_bytes(picture)
-    return [(path, path.stat().st_size) for path in published]
+            with replacing(_in_folder(paths.HERO)) as partial:
+                partial.write_bytes(picture)
+        write_text(nbformat.writes(notebook, version=4) + "\n", path)
+        metrics = paths.metrics(profile, stage).read_text(encoding="utf-8")
+        write_text(metrics, _metrics(profile, stage))
+        records[path.stem] = _record(path, executed, profile)
+    write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", folder(profile) / PROVENANCE)
+    _publish_card(profile)
+    return [(path, path.stat().st_size) for path in ran]
 
 
 def check(profile: str) -> list[str]:
     """Why the outputs in `notebooks/` are not those of the present sources; empty when they are."""
-    strip()
-    lock = paths.ROOT / "dvc.lock"
-    stages = YAML(typ="safe").load(lock)["stages"] if lock.exists() else {}
-    found = [_stale(path, profile, stages) for path in notebooks()]
+    sections, records = settings.published().get(settings.require(profile), {}), _records(profile)
+    found = [_stale(path, profile, sections, records) for path in notebooks()]
     return [f"{paths.shown(path)}: {why}" for path, why in zip(notebooks(), found, strict=True) if why]
 
 
-def _stale(path: Path, profile: str, stages: dict) -> str | None:
+def _refusal(path: Path, executed: NotebookNode | None, profile: str) -> str | None:
+    """Why the executed copy of a notebook cannot be published."""
+    notebook, stage, rerun = read(path), stage_of(path), _how_to_run(path, profile)
+    if executed is None:  # a fresh clone has published outputs and no executed copy
+        return None if _intact(notebook, profile) else f"was not executed: {rerun}"
+    if not _ran(executed, notebook, profile):
+        return f"its executed copy ran other code: {rerun}"
+    present = sources(stage, profile, settings.published().get(profile, {}))
+    if changed := differences(executed.metadata.w2w.get("sources", {}), present):
+        return f"its executed copy is of another {some(changed, 3)} (params.yaml without local.yaml): {rerun}"
+    metrics = paths.metrics(profile, stage)
+    if not metrics.is_file():
+        return f"has no {paths.shown(metrics)}: {rerun}"
+    if dependencies(stage, profile) is not None:
+        _, made = locked(stage, profile) or ({}, {})
+        files = [paths.outputs(profile, "notebooks", path.name), metrics]
+        if by_hand := [paths.shown(file) for file in files if made.get(paths.shown(file)) != md5(file)]:
+            return f"{some(by_hand)} is not what the pipeline made: {rerun}"
+    measured = json.loads(metrics.read_text(encoding="utf-8"))
+    trained, models = (measured.get(name, 0) for name in ("trained_in_this_run", "models"))
+    if trained < models:
+        kept = f"outputs/{profile}/weights"
+        again = f"`rm -r {kept}`, `uv run dvc repro --force {stage}@{profile}`"
+        return f"trained {trained} of {models} models, the others were there already: {again}, then `make publish`"
+    return None
+
+
+def _stale(path: Path, profile: str, sections: dict, records: dict) -> str | None:
     notebook, rerun = read(path), f"{_how_to_run(path, profile)}, then `make publish`"
     if not any(cell.outputs for cell in code_cells(notebook)):
         return f"holds no outputs: {rerun}"
@@ -62,14 +99,69 @@ def _stale(path: Path, profile: str, stages: dict) -> str | None:
         return f"its code is not the code that made its outputs: {rerun}"
     if not _intact(notebook, profile):
         return "was saved from Jupyter with other outputs: run `make publish` (or git restore it)"
-    for name, stage in stages.items():
-        recorded = {dep["path"]: dep["md5"] for dep in stage.get("deps", [])}
-        if stage["cmd"].split()[-1] == profile and paths.shown(listing(path)) in recorded:
-            if recorded[paths.shown(listing(path))] != fingerprint(notebook):
-                return f"stage {name} last ran other code: {rerun}"
-            changed = _changed_sources(name)
-            return f"stage {name} is out of date ({', '.join(changed)}): {rerun}" if changed else None
-    return f"no stage of profile {profile} in dvc.lock ran it: {rerun}"
+    if path.stem not in records:
+        return f"{paths.shown(folder(profile) / PROVENANCE)} does not say what its outputs come from: {rerun}"
+    record, stage = records[path.stem], stage_of(path)
+    if record["code"] != fingerprint(notebook):
+        return f"{paths.shown(folder(profile) / PROVENANCE)} is of other code: {rerun}"
+    if changed := differences(record["sources"], sources(stage, profile, sections)):
+        return f"its outputs are of another {some(changed, 3)}: {rerun}"
+    if not _metrics(profile, stage).is_file() or md5(_metrics(profile, stage)) != record["metrics"]:
+        return (
+            f"{paths.shown(_metrics(profile, stage))} is not what it measured: run `make publish` (or git restore it)"
+        )
+    made = {name: value for other in records.values() for name, value in other["made"].items()}
+    if other := [name for name, value in record["read"].items() if made.get(name) != value]:
+        return f"its outputs come from another {some(other, 3)} than what is published of it: {rerun}"
+    return None
+
+
+def _record(path: Path, executed: NotebookNode, profile: str) -> dict:
+    """What a notebook's outputs come from: hashes, and for information when and with what it ran."""
+    stage, mark = stage_of(path), executed.metadata.w2w
+    read_, made = locked(stage, profile) if dependencies(stage, profile) is not None else ({}, {})
+    between = [f"outputs/{profile}/{name}" for name in BETWEEN]
+    return {
+        "code": mark["code_md5"],
+        "sources": mark["sources"],
+        "read": {name: value for name, value in read_.items() if name in between},
+        "made": {name: value for name, value in made.items() if name in between},
+        "metrics": md5(paths.metrics(profile, stage)),
+        "training": _training(profile) if f"outputs/{profile}/weights" in made else {},
+        "ran": mark["ran"],
+    }
+
+
+def _training(profile: str) -> dict[str, dict]:
+    """Of each dataset of weights, what its header says of the code that trained it."""
+    headers = sorted(paths.outputs(profile, "weights").glob("*/header.json"))
+    found = {header.parent.name: json.loads(header.read_text(encoding="utf-8")) for header in headers}
+    return {name: {key: header.get(key) for key in ("code", "made_with")} for name, header in found.items()}
+
+
+def _publish_card(profile: str) -> None:
+    """The model card that notebook 00 wrote goes to the base that it describes."""
+    training = settings.load(profile).base.training
+    card = paths.outputs(profile, "base", "README.md")
+    if training and card.is_file() and card.parent != paths.ROOT / training.out:
+        write_text(card.read_text(encoding="utf-8"), paths.ROOT / training.out / "README.md")
+
+
+def _records(profile: str) -> dict:
+    path = folder(profile) / PROVENANCE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        raise ValueError(f"{paths.shown(path)}: is no JSON; `git restore` it, or `make publish`") from None
+
+
+def _metrics(profile: str, stage: str) -> Path:
+    return folder(profile) / "metrics" / f"{stage}.json"
+
+
+def _in_folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _hero(notebook: NotebookNode) -> bytes | None:
@@ -94,17 +186,6 @@ def _outputs_md5(notebook: NotebookNode) -> str:
     return hashlib.md5(json.dumps(shown, sort_keys=True).encode()).hexdigest()
 
 
-def _changed_sources(stage: str) -> list[str]:
-    # DVC compares. Data and outputs do not count: a fresh clone has none. Nor does a frozen stage's source:
-    # the base model is what its notebook shows, also after the library moved on.
-    from dvc.repo import Repo
-
-    with Repo(str(paths.ROOT)) as repo:
-        entries = [entry for entry in repo.status([stage]).get(stage, []) if isinstance(entry, dict)]
-    changed = [name for entry in entries for name in entry.get("changed deps", {})]
-    return [name for name in changed if name.startswith(("w2w_lib", paths.PARAMS.name))]
-
-
 def _how_to_run(path: Path, profile: str) -> str:
     return "run `make base`" if path.stem.startswith("00") else f"run `make reproduce PROFILE={profile}`"
 
@@ -115,7 +196,8 @@ def _with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNod
         cell.outputs = [kept for output in ran.outputs if (kept := _presentable(output))]
     keys = ["metadata.widgets", "metadata.papermill", *(f"cell.metadata.{key}" for key in VOLATILE)]
     strip_output(notebook, keep_output=True, keep_count=False, keep_id=True, extra_keys=keys)
-    notebook.metadata.w2w = executed.metadata.w2w | {"outputs_md5": _outputs_md5(notebook)}
+    mark = {name: executed.metadata.w2w[name] for name in ("profile", "code_md5") if name in executed.metadata.w2w}
+    notebook.metadata.w2w = mark | {"outputs_md5": _outputs_md5(notebook)}
     return notebook
 
 

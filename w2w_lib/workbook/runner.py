@@ -1,8 +1,4 @@
-"""The notebooks as a pipeline: list their code for DVC, execute one in a profile.
-
-DVC depends on a listing of each notebook's code cells (`outputs/.stripped/*.py`), so neither outputs nor
-prose nor a save in Jupyter changes a stage; and on one of each profile's own pictures of people, if it has any.
-"""
+"""The workbook's notebooks: their code as text, and executing one in a profile."""
 
 import hashlib
 import json
@@ -11,13 +7,27 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import psutil
+from filelock import FileLock
 from nbformat import NotebookNode
 
 from w2w_lib.files.atomic import write_text
-from w2w_lib.workbook import paths, profiles
+from w2w_lib.files.regular import regular_file
+from w2w_lib.training.run_lock import HOLDER, holding
+from w2w_lib.workbook import paths, provenance, settings
+from w2w_lib.workbook.lifetime import ends_together
+
+WAIT = 10.0  # seconds for another run of the profile to finish
+NO_MEMORY = (
+    "the notebook's process was killed, most likely for want of memory (stopped in {}): "
+    "close other programs or lower the sizes in params.yaml; what is finished is kept"
+)
 
 
 def notebooks() -> list[Path]:
@@ -26,8 +36,13 @@ def notebooks() -> list[Path]:
 
 
 def read(path: Path) -> NotebookNode:
-    """A notebook from disk."""
-    return nbformat.read(path, as_version=4)
+    """A notebook from disk; ValueError of one line for a file that is none."""
+    regular_file(path, "a notebook", "run `git restore` on it, or `make reproduce` if it was executed")
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{paths.shown(path)}: is no notebook ({reason}); `git restore` it") from None
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -52,33 +67,82 @@ def listing(notebook: Path) -> Path:
     return paths.STRIPPED / f"{notebook.stem}.py"
 
 
-def strip() -> list[Path]:
-    """Bring the listings up to date, touching only those that differ; return these."""
-    listings = {listing(path): code(read(path)) for path in notebooks()}
-    listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
-    changed = [path for path, text in listings.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        write_text(listings[path], path)
-    for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):
-        orphan.unlink()
-    return changed
+@contextmanager
+def one_run(profile: str) -> Iterator[None]:
+    """Within the block no other run has this profile, and all that is started ends with it.
+
+    TimeoutError names the process that runs the profile already. A run within a run is part of it.
+    """
+    settings.require(profile)
+    lock = paths.outputs(profile, ".run", ".lock")
+    with ExitStack() as held:
+        if not _held_above(lock):
+            held.enter_context(holding(FileLock(lock), WAIT))
+            for left in paths.outputs(profile, "notebooks", "_").parent.glob("*.running.ipynb"):
+                left.unlink(missing_ok=True)  # of a run that was killed
+        held.enter_context(ends_together())
+        yield
 
 
-def run(path: Path, profile: str) -> str:
-    """Execute a notebook in a profile into `outputs/<profile>/notebooks`; return what it cost, in words."""
+def run(path: Path, profile: str, **parameters: str) -> str:
+    """Execute a notebook of the workbook in a profile, into `outputs/<profile>/notebooks`; return the cost, in words.
+
+    ``parameters`` are put into its cell of parameters, beside the profile.
+    """
+    path, profile = _of_the_workbook(path), settings.require(profile)
+    with one_run(profile):
+        notebook, stage = read(path), provenance.stage_of(path)
+        if listing(path).exists() and listing(path).read_text(encoding="utf-8") != code(notebook):
+            raise ValueError(f"{paths.shown(path)} was edited since DVC looked at it: run `w2w prepare` first")
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        notebook.metadata.w2w = {
+            "profile": profile,
+            "code_md5": fingerprint(notebook),
+            "sources": provenance.sources(stage, profile, settings.written()[profile]),
+            "ran": {"began": began} | provenance.versions(),
+        }
+        _set_parameters(notebook, path, {"profile": profile} | parameters)
+        return _note_cost(path.stem, profile, _execute(notebook, paths.outputs(profile, "notebooks", path.name)))
+
+
+def stamp(path: Path, profile: str) -> None:
+    """Note in a notebook's executed copy that its outputs are of the data and settings that there are now."""
+    done = paths.outputs(profile, "notebooks", path.name)
+    executed = read(done)
+    sections = settings.written()[profile]
+    executed.metadata.w2w["sources"] = provenance.sources(provenance.stage_of(path), profile, sections)
+    write_text(nbformat.writes(executed, version=4) + "\n", done)
+
+
+def _of_the_workbook(path: Path) -> Path:
+    known = {notebook.resolve(): notebook for notebook in notebooks()}
+    if path.resolve() in known:
+        return known[path.resolve()]
+    if not path.exists():
+        there = ", ".join(paths.shown(notebook) for notebook in known.values())
+        raise FileNotFoundError(f"no notebook {path}: there are {there}")
+    raise ValueError(
+        f"{path}: is no notebook of {paths.shown(paths.NOTEBOOKS)}/, and its outputs would replace the workbook's: "
+        "open it in JupyterLab, or put it there as NN_name.ipynb"
+    )
+
+
+def _held_above(lock: Path) -> bool:
+    """Whether a program above this one holds a run's lock."""
+    try:
+        holder = json.loads((lock.parent / HOLDER).read_bytes())["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return holder in (process.pid for process in psutil.Process().parents())
+
+
+def _execute(notebook: NotebookNode, done: Path) -> float:
+    """Execute a notebook into the file ``done``; return the seconds it took."""
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    profiles.require(profile)
-    notebook = read(path)
-    if listing(path).exists() and listing(path).read_text(encoding="utf-8") != code(notebook):
-        raise ValueError(f"{paths.shown(path)} was edited since DVC looked at it: run `w2w strip` first")
-    notebook.metadata.w2w = {"profile": profile, "code_md5": fingerprint(notebook)}
-    _set_profile(notebook, profile, path)
-
-    done = paths.outputs(profile, "notebooks", path.name)
     running, failed = done.with_suffix(".running.ipynb"), done.with_suffix(".failed.ipynb")
     began = time.monotonic()
     try:
@@ -97,23 +161,22 @@ def run(path: Path, profile: str) -> str:
         raise ValueError(_explain(error, failed)) from None
     except DeadKernelError:
         os.replace(running, failed)
-        raise ValueError(
-            f"the notebook's process was killed, most likely for want of memory (stopped in {paths.shown(failed)}): "
-            "close other programs or lower the sizes in params.yaml; what is finished is kept"
-        ) from None
+        raise ValueError(NO_MEMORY.format(paths.shown(failed))) from None
     os.replace(running, done)
     failed.unlink(missing_ok=True)
-    return _note_cost(path.stem, profile, time.monotonic() - began)
+    return time.monotonic() - began
 
 
-def _set_profile(notebook: NotebookNode, profile: str, path: Path) -> None:
+def _set_parameters(notebook: NotebookNode, path: Path, values: dict[str, str]) -> None:
     # in place of papermill's injected cell, so that the executed copy states its parameters once
-    for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            cell.source, found = re.subn(r'\Aprofile = "[^"\n]*"', f'profile = "{profile}"', cell.source)
-            if found:
-                return
-    raise ValueError(f'{paths.shown(path)} has no cell tagged `parameters` whose first line is `profile = "pocket"`')
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    for name, value in values.items():
+        line = re.compile(rf'^{name} = "[^"\n]*"', re.MULTILINE)
+        (cell,) = [cell for cell in cells if line.search(cell.source)][:1] or [None]
+        if cell is None:
+            raise ValueError(f'{paths.shown(path)} has no cell tagged `parameters` with a line `{name} = "..."`')
+        start, stop = line.search(cell.source).span()
+        cell.source = f"{cell.source[:start]}{name} = {json.dumps(value)}{cell.source[stop:]}"
 
 
 def _explain(error, failed: Path) -> str:

@@ -1,0 +1,95 @@
+"""The notebooks as a pipeline of DVC: what it reads, running what changed, and another base model."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from w2w_lib.files.atomic import write_text
+from w2w_lib.files.folders import replace_folder, restore_folder
+from w2w_lib.workbook import paths, profiles, runner, settings
+
+BASE_NOTEBOOK = "00_base.ipynb"
+GRACE = 30  # seconds for an interrupted notebook to end
+YES, NO = ("1", "yes", "true"), ("", "0", "no", "false")
+
+
+def prepare() -> list[Path]:
+    """Bring what DVC compares up to date, touching only what differs; return the files that changed.
+
+    DVC depends on a listing of each notebook's code cells (`outputs/.stripped/*.py`), so neither outputs nor prose nor
+    a save in Jupyter changes a stage; on one of each profile's own pictures of people, if it has any; and on the
+    settings of params.yaml and local.yaml together (`outputs/.pipeline`).
+    """
+    listings = {runner.listing(path): runner.code(runner.read(path)) for path in runner.notebooks()}
+    listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
+    changed = [path for path, text in listings.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_text(listings[path], path)
+    for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):
+        orphan.unlink()
+    return changed + profiles.write_pipeline_files()
+
+
+def reproduce(profile: str, base: str | None = None) -> int:
+    """Run every notebook of a profile whose inputs changed; return DVC's exit status."""
+    with runner.one_run(profile):
+        settings.load(profile)  # what does not fit is said before a base is downloaded
+        profiles.enrol(profile, base)
+        settings.load(profile)  # and on that base
+        prepare()
+        return _dvc("repro", "--glob", f"*@{profile}")
+
+
+def measure_base(profile: str) -> str:
+    """Run notebook 00 on a profile's base model as it is, or go on training it; return the cost, in words."""
+    with runner.one_run(profile):
+        restore_folder(paths.ROOT / _trained(profile).out)
+        prepare()
+        return runner.run(paths.NOTEBOOKS / BASE_NOTEBOOK, profile)
+
+
+def renew_base(profile: str) -> str:
+    """Train another base and classifier and measure them; only then do they replace those there are.
+
+    An interrupted training goes on where it was. Returns the cost, in words.
+    """
+    new = paths.OUTPUTS / "base_training" / "new"
+    with runner.one_run(profile):
+        training = _trained(profile)
+        restore_folder(paths.ROOT / training.out)
+        prepare()
+        cost = runner.run(paths.NOTEBOOKS / BASE_NOTEBOOK, profile, anew=paths.shown(new))
+        classifier = paths.ROOT / training.classifier.file
+        replace_folder(new / "base", paths.ROOT / training.out)
+        classifier.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new / "classifier.safetensors", classifier)
+        runner.stamp(paths.NOTEBOOKS / BASE_NOTEBOOK, profile)  # what was measured lies elsewhere now
+        return cost
+
+
+def answer(text: str) -> bool:
+    """Yes or no, as typed; ValueError for anything else."""
+    if text.strip().lower() in YES + NO:
+        return text.strip().lower() in YES
+    raise ValueError(f"ANEW={text!r}: expected 1 (train another base) or 0 (measure the one there is)")
+
+
+def _trained(profile: str):
+    training = settings.load(profile).base.training
+    if training is None:
+        raise ValueError(f"profile {profile!r} trains no base: expected one with base.training in params.yaml")
+    return training
+
+
+def _dvc(*words: str) -> int:
+    """Run DVC with the programs of this environment and no shell between; return its exit status."""
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    process = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=paths.ROOT, env=os.environ | {"PATH": search})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)  # the terminal has interrupted DVC and the notebook too
+        raise

@@ -1,0 +1,84 @@
+"""What decides a notebook's outputs besides its own code: library, data, settings, and what earlier stages made."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from w2w_lib.workbook import paths, settings
+from w2w_lib.workbook.yaml_files import read_mapping
+
+DVC_FILE = "a pipeline of DVC"
+OF_SOURCES = ("w2w_lib", "data")  # the other dependencies of a stage are made by the pipeline itself
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+SKIPPED = ("__pycache__", "README.md")  # as .dvcignore: no code, and a model card holds times
+
+
+def stage_of(notebook: Path) -> str:
+    """The stage of a notebook: `03_space.ipynb` is of `space`."""
+    return notebook.stem.partition("_")[2]
+
+
+def dependencies(stage: str, profile: str) -> list[str] | None:
+    """What dvc.yaml says that a stage depends on, by path; None if the profile has no such stage."""
+    stages = read_mapping(paths.ROOT / "dvc.yaml", DVC_FILE, "`git restore dvc.yaml`")["stages"]
+    if stage not in stages or (isinstance(stages[stage]["foreach"], list) and profile not in stages[stage]["foreach"]):
+        return None
+    base = settings.written()[profile].get("base", {}).get("model")
+    return [
+        dep.replace("${item.base}", str(base)).replace("${key}", profile).replace("${item}", profile)
+        for dep in stages[stage]["do"]["deps"]
+    ]
+
+
+def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, str]:
+    """MD5 of every file and of the settings that a stage's outputs come from, by name.
+
+    A stage that is not in the profile's pipeline is the base, which ships: it depends on the model and the classifier
+    themselves and not on the code that once trained them. ``sections`` are the profile's settings, as written.
+    """
+    listed = dependencies(stage, profile)
+    if listed is None:
+        training = sections["base"]["training"]
+        listed = [training["out"], training["classifier"]["file"]]
+    else:
+        model = str(sections.get("base", {}).get("model"))
+        listed = [name for name in listed if name == model or Path(name).parts[0] in OF_SOURCES]
+    found = {paths.shown(file): md5(file) for file in _files(paths.ROOT / name for name in listed)}
+    written = json.dumps(sections.get(stage), sort_keys=True, default=str)
+    return found | {f"{paths.PARAMS.name}: {profile}.{stage}": hashlib.md5(written.encode()).hexdigest()}
+
+
+def differences(recorded: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
+    """The names under which two records have different hashes, or which one of them does not have."""
+    return sorted(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
+
+
+def locked(stage: str, profile: str) -> tuple[dict[str, str], dict[str, str]] | None:
+    """MD5 of what a stage read of the pipeline's own files and of what it made, as DVC recorded its last run."""
+    lock = paths.ROOT / "dvc.lock"
+    if not lock.exists():
+        return None
+    entry = read_mapping(lock, "the record of DVC", "remove it").get("stages", {}).get(f"{stage}@{profile}")
+    return entry and tuple({one["path"]: one["md5"] for one in entry.get(kind, [])} for kind in ("deps", "outs"))
+
+
+def md5(file: Path) -> str:
+    """MD5 of a file, as DVC computes it."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "md5").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What outputs were made with, for information."""
+    made_with = {name: version(name) for name in LIBRARIES}
+    return made_with | {"python": platform.python_version(), "machine": platform.platform()}
+
+
+def _files(given: Iterable[Path]) -> Iterator[Path]:
+    for path in given:
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (file for file in inside if file.is_file() and not set(SKIPPED) & set(file.parts))
