@@ -5,16 +5,20 @@ import math
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from ruamel.yaml import YAML
 
+from w2w_lib.lora.layout import TARGETS
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths, profiles, settings
 from w2w_lib.workbook.artefacts import Artefacts
+from w2w_lib.workbook.sections import Targets
 
 SHIPPED = ("smoke", "pocket", "sd15")
 PLACES = ("PARAMS", "LOCAL", "OUTPUTS", "PIPELINE")
@@ -72,6 +76,10 @@ def test_settings_are_those_of_the_file():
     assert pocket.edit.compose == written["edit"]["compose"]
 
 
+def test_target_layers_are_those_of_the_library():
+    assert set(get_args(Targets)) == set(TARGETS)
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         settings.load("smoke").space.components = 3
@@ -107,6 +115,10 @@ def test_settings_cannot_be_changed():
         ("finetune.evaluate.prompts", ["asks person"], "does not name the person"),
         ("finetune.evaluate.sweep", {"other": {"stepz": 1}}, "finetune.evaluate.sweep.other: .*stepz"),
         ("finetune.evaluate.sweep", {"other": {"steps": 0}}, "finetune.evaluate.sweep.other: .*steps"),
+        ("finetune.evaluate.sweep", {"other": {"steps": True}}, "finetune.evaluate.sweep.other: .*steps"),
+        ("finetune.evaluate.again", {"other": {"targets": ""}}, "finetune.evaluate.again.other: .*targets"),
+        ("finetune.recipe.instance_batch", 10**9, "finetune.recipe.instance_batch is 1000000000, expected at most"),
+        ("edit.strengths", [101.0], "edit.strengths.0: .*100"),
         ("finetune.evaluate.sweep", {"as set": {"steps": 1}}, "sweep: expected an entry `as set: {}`"),
         ("finetune.evaluate.min_auc", 1.1, "finetune.evaluate.min_auc: .*less than or equal to 1"),
         ("space.counts", [2, 9], "space.counts is 9, expected at most space.components, 8"),
@@ -129,7 +141,8 @@ def test_settings_cannot_be_changed():
         ("base.training.work", "w2w_lib/models", "base.training.work: expected a path in the repository's"),
         ("base.model", "", "base.model: .*not empty"),
         ("base.training.evaluate.thresholds.faces", -0.1, "thresholds.faces: "),
-        ("people.sets.labels", "labels.csv", "people.sets.labels: expected only together with people.sets.source"),
+        ("people.sets.labels", "labels.csv", "people.sets: labels without a source"),
+        ("people.sets.source", "", "people.sets.source: expected a path"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(elsewhere, place, value, message):
@@ -264,16 +277,17 @@ def test_people_have_the_size_that_the_base_paints(elsewhere, folder):
 
 def test_own_people_bring_their_labels_and_views(elsewhere):
     local("smoke: {people: {sets: {source: photos, views: 1}}, edit: {attributes: [Moustached]}}")
-    assert settings.load("smoke").people.sets.source == Path("photos")
+    assert settings.load("smoke").people.sets.source == elsewhere / "photos"  # wherever the process runs
+    assert not settings.load("pocket").people.sets.source
 
 
-def test_changes_of_the_recipe_are_whole_recipes():
+def test_changes_of_the_recipe_give_whole_settings():
     finetune = settings.load("pocket").finetune
-    targets, recipe = finetune.changed(**finetune.evaluate.again["the release's layers"])
-    assert (targets, recipe) == ("release", finetune.recipe)
-    targets, recipe = finetune.changed(**finetune.evaluate.sweep["high noise only (t ≥ 300)"])
-    assert targets == finetune.targets and tuple(recipe.timesteps) == (300, 1000)
-    assert recipe.learning_rate == finetune.recipe.learning_rate
+    released = finetune.changed(**finetune.evaluate.again["the release's layers"])
+    assert (released.targets, released.recipe, released.rank) == ("release", finetune.recipe, finetune.rank)
+    noisy = finetune.changed(**finetune.evaluate.sweep["high noise only (t ≥ 300)"])
+    assert noisy.recipe == replace(finetune.recipe, timesteps=(300, 1000)) and noisy.targets == finetune.targets
+    assert finetune.changed() == finetune
 
 
 def test_dvc_gets_the_profiles_that_have_a_base(elsewhere, folder):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import nearest, problem
 from w2w_lib.models.prompts import IDENTIFIER
+from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.rendered.person import ATTRIBUTES
+from w2w_lib.pocket.recipe import BaseRecipe
+from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import Profile
+from w2w_lib.workbook.sections import MOST, Profile
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 AS_SET = "as set"  # the entry of the sweep that changes nothing
@@ -21,7 +26,8 @@ CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.js
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    return [*_sizes(profile), *_changes(profile), *_attributes(profile), *_prompts(profile), *_base(profile)]
+    checks = (_amounts, _sizes, _changes, _attributes, _prompts, _base)
+    return [line for check in checks for line in check(profile)]
 
 
 def _sizes(profile: Profile) -> Iterator[str]:
@@ -53,8 +59,7 @@ def _sizes(profile: Profile) -> Iterator[str]:
     steps = finetune.recipe.steps
     yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
     yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
-    if sets.labels and not sets.source:
-        yield "people.sets.labels: expected only together with people.sets.source; rendered people have their labels"
+    yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
         yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
@@ -67,8 +72,8 @@ def _changes(profile: Profile) -> Iterator[str]:
     for kind in ("again", "sweep"):
         for name, changes in getattr(finetune.evaluate, kind).items():
             try:
-                finetune.changed(**changes)
-            except (TypeError, ValueError) as error:
+                yield from _too_much(f"finetune.evaluate.{kind}.{name}", finetune.changed(**changes).recipe)
+            except ValueError as error:
                 yield f"finetune.evaluate.{kind}.{name}: {error}"
     if finetune.evaluate.sweep.get(AS_SET) != {}:
         yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
@@ -87,8 +92,6 @@ def _attributes(profile: Profile) -> Iterator[str]:
         for name in names:
             if name not in edit.attributes:
                 yield f"{setting}: {name!r} is not among edit.attributes{nearest(name, edit.attributes)}"
-    if edit.control_below > edit.works_above:
-        yield f"edit.control_below is {edit.control_below}, expected at most edit.works_above, {edit.works_above}"
 
 
 def _prompts(profile: Profile) -> Iterator[str]:
@@ -106,7 +109,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
 
 def _base(profile: Profile) -> Iterator[str]:
     """Against the configuration of the base model, where that is in place."""
-    timesteps, training = TIMESTEPS, profile.base.training
+    timesteps = TIMESTEPS
     if profile.base.model:
         try:
             if facts := _facts(paths.ROOT / profile.base.model):
@@ -116,21 +119,41 @@ def _base(profile: Profile) -> Iterator[str]:
                     yield f"people.sets.size is {size}, expected {pixels}, which base.model paints"
         except (ValueError, FileNotFoundError) as error:
             yield f"base.model: {error}"
-    finetune, invert = profile.finetune, profile.invert
-    samplings = {
+    last = {"edit.inject_below": max(profile.edit.inject_below)}
+    for name, values in _recipes(profile).items():
+        if isinstance(values, Sampling):
+            last |= {f"{name}.steps": values.steps, f"{name}.inject_below": values.inject_below}
+        elif not isinstance(values, BaseRecipe):
+            last |= {f"{name}.timesteps": values.timesteps[1]}
+    for name, value in last.items():
+        yield from _at_most(name, value, "the timesteps of the base's scheduler", timesteps)
+
+
+def _amounts(profile: Profile) -> Iterator[str]:
+    """In the library's recipes, which leave to the caller how much is too much."""
+    for name, values in _recipes(profile).items():
+        yield from _too_much(name, values)
+
+
+def _too_much(name: str, recipe: Any) -> Iterator[str]:
+    for field, value in asdict(recipe).items():
+        largest = max(value, default=0) if isinstance(value, tuple) else value
+        if field != "seed" and isinstance(largest, int | float):
+            yield from _at_most(f"{name}.{field}", largest, "anything in a recipe", MOST)
+
+
+def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:
+    finetune, invert, training = profile.finetune, profile.invert, profile.base.training
+    of_base = {"recipe": training.recipe, "evaluate.sampling": training.evaluate.sampling} if training else {}
+    return {f"base.training.{name}": values for name, values in of_base.items()} | {
+        "finetune.recipe": finetune.recipe,
         "finetune.evaluate.sampling": finetune.evaluate.sampling,
         "space.sampling": profile.space.sampling,
         "edit.sampling": profile.edit.sampling,
+        "invert.recipe": invert.recipe,
+        "invert.photo_recipe": invert.photo_recipe,
         "invert.sampling": invert.sampling,
-    } | ({"base.training.evaluate.sampling": training.evaluate.sampling} if training else {})
-    last = {"edit.inject_below": max(profile.edit.inject_below)}
-    last |= {f"{name}.steps": sampling.steps for name, sampling in samplings.items()}
-    last |= {f"{name}.inject_below": sampling.inject_below for name, sampling in samplings.items()}
-    recipes = {"finetune.recipe": finetune.recipe, "invert.recipe": invert.recipe}
-    recipes |= {"invert.photo_recipe": invert.photo_recipe}
-    last |= {f"{name}.timesteps": recipe.timesteps[1] for name, recipe in recipes.items()}
-    for name, value in last.items():
-        yield from _at_most(name, value, "the timesteps of the base's scheduler", timesteps)
+    }
 
 
 def _facts(folder: Path) -> tuple[int, int] | None:
@@ -154,6 +177,6 @@ def _config(file: Path) -> dict:
         raise ValueError(f"{file}: {problem(error.errors()[0])}; expected the configuration of a base model") from None
 
 
-def _at_most(name: str, value: int, limit_name: str, limit: int) -> Iterator[str]:
+def _at_most(name: str, value: float, limit_name: str, limit: int) -> Iterator[str]:
     if value > limit:
         yield f"{name} is {value}, expected at most {limit_name}, {limit}"

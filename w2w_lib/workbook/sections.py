@@ -1,16 +1,20 @@
 """The sections of params.yaml as typed models: one for each stage, with the ranges of every setting."""
 
-from dataclasses import asdict
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from w2w_lib.inputs import explain
 from w2w_lib.models.sampling import Sampling
+from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
 WRITABLE = ("data", "outputs")  # the folders of the repository that runs write to
@@ -28,6 +32,12 @@ def _inside(path: Path) -> Path:
     return path
 
 
+def _located(recipe: PeopleRecipe) -> PeopleRecipe:
+    """With paths that do not depend on where the process runs."""
+    given = {name: path for name in ("source", "labels") if (path := getattr(recipe, name)) is not None}
+    return replace(recipe, **{name: paths.ROOT / path.expanduser() for name, path in given.items()})
+
+
 def _distinct(values: list) -> list:
     if len(set(values)) < len(values):
         raise ValueError(f"expected each value once, found {values}")
@@ -38,7 +48,8 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+Strength = Annotated[float, Field(ge=-100, le=100)]  # an edit's; further out every picture is noise
 Attributes = Annotated[int, Field(ge=0, le=len(ATTRIBUTES))]  # how many
 Text = Annotated[str, BeforeValidator(_filled)]
 Prompts = Annotated[list[Text], Field(min_length=1)]
@@ -89,6 +100,14 @@ class BaseTraining(Section):
     classifier: ClassifierTraining
     evaluate: BaseEvaluation
 
+    def moved(self, folder: str) -> "BaseTraining":
+        """The same training with base, classifier and work in ``folder`` of the repository; itself for an empty one."""
+        if not folder:
+            return self
+        classifier = self.classifier.model_copy(update={"file": Path(folder, "classifier.safetensors")})
+        places = {"out": Path(folder, "base"), "work": Path(folder, "work"), "classifier": classifier}
+        return self.model_copy(update=places)
+
 
 class Base(Section):
     """The model that a profile personalises, and how the profile trains one, if it does."""
@@ -105,19 +124,8 @@ class PeopleThresholds(Section):
     visible: Attributes
 
 
-class PeopleSets(Section):
-    """Rendered people, or one's own from a folder."""
-
-    train: Count
-    heldout: Count
-    views: Count
-    size: Count  # pixels
-    source: Given | None = None
-    labels: Given | None = None
-
-
 class PeopleStage(Section):
-    sets: PeopleSets
+    sets: Annotated[PeopleRecipe, AfterValidator(_located)]
     evaluated_views: Count
     classifier_pictures: Count = 80_000  # that the classifier of one's own people sees: two minutes
     thresholds: PeopleThresholds
@@ -158,9 +166,18 @@ class Finetune(Section):
     prior_images: Count
     evaluate: FinetuneEvaluation
 
-    def changed(self, targets: Targets | None = None, **changes) -> tuple[str, FleetRecipe]:
-        """Target layers and recipe with some of them changed; ValueError for a change that there cannot be."""
-        return targets or self.targets, FleetRecipe(**asdict(self.recipe) | changes)
+    def changed(self, **changes: Any) -> "Finetune":
+        """These settings with other ``targets``, ``rank`` or ``alpha``, or with a changed recipe: `changed(steps=3)`.
+
+        ValueError for a change that there cannot be.
+        """
+        whole = self.model_dump(mode="json")
+        own = {name: changes.pop(name) for name in ("targets", "rank", "alpha") if name in changes}
+        whole |= own | {"recipe": whole["recipe"] | changes}
+        try:
+            return type(self).model_validate_json(json.dumps(whole), strict=True)
+        except ValidationError as error:
+            raise ValueError(explain(error, "changed settings", [*own, *whole["recipe"]])) from None
 
 
 class Space(Section):
@@ -181,12 +198,12 @@ class Space(Section):
 class Edit(Section):
     attributes: Names
     components: Count
-    strength: float
+    strength: Strength
     people: Annotated[int, Field(ge=2, le=MOST)]
-    strengths: Annotated[list[float], Field(min_length=1)]
+    strengths: Annotated[list[Strength], Field(min_length=1)]
     hero: Index
     counterfactual: Text
-    compose: dict[Text, float]
+    compose: Annotated[dict[Text, Strength], Field(min_length=1)]
     columns: Count
     inject_below: Annotated[list[Count], Field(min_length=1)]
     prompts: Prompts
@@ -206,7 +223,7 @@ class Invert(Section):
     recipe: InversionRecipe
     photo_recipe: InversionRecipe
     edits: Names
-    strength: float
+    strength: Strength
     prompts: Prompts
     images: Count
     views: Count
