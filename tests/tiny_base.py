@@ -1,5 +1,7 @@
 """A tiny random Stable Diffusion for tests, put together from diffusers' own classes."""
 
+from functools import cache
+
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
@@ -8,9 +10,15 @@ from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer, bui
 WORDS = "a photo of person man woman smiling".split()
 
 
+@cache
+def tiny_tokenizer():
+    """One for all: the order of its merges, which a fingerprint counts, is another each time that it is built."""
+    return build_tokenizer(WORDS)
+
+
 def tiny_pipeline(seed: int = 0, channels=(16, 32)) -> StableDiffusionPipeline:
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(WORDS)
+    tokenizer = tiny_tokenizer()
     vae = AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -39,7 +47,7 @@ def tiny_pipeline(seed: int = 0, channels=(16, 32)) -> StableDiffusionPipeline:
 def narrow_stable_diffusion(image_size: int = 64) -> StableDiffusionPipeline:
     """Random weights in the blocks, the codec, the noise schedule and the prediction type of Stable Diffusion 1.5."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(WORDS)
+    tokenizer = tiny_tokenizer()
     vae = AutoencoderKL(
         block_out_channels=(16, 16, 32, 32),
         down_block_types=("DownEncoderBlock2D",) * 4,

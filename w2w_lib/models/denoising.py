@@ -8,10 +8,17 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from w2w_lib.inputs import whole_number
+from w2w_lib.models.schedule import check_timesteps, prediction_type, timestep_range
+
 
 def stream(seed: int, identity: str) -> torch.Generator:
-    """The random stream of one identity: whoever shares the batch, its draws are the same."""
-    digest = hashlib.sha256(f"{seed}:{identity}".encode()).digest()
+    """The random stream of one identity: whoever shares the batch, its draws are the same.
+
+    ValueError for a seed that is no whole number of at least 0.
+    """
+    seed = whole_number("seed", seed, least=0)
+    digest = hashlib.sha256(f"{seed}:{identity}".encode(errors="surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
@@ -21,10 +28,12 @@ def draw(
     count: int,
     between: tuple[int, int],
 ) -> tuple[Float[Tensor, "count channels height width"], Tensor, Int[Tensor, " count"]]:
-    """``count`` random images of one identity with noise and timesteps in [first, last)."""
+    """``count`` random images of one identity with noise and timesteps in [first, last); ValueError if that is none."""
+    (first, last), count = timestep_range(between), whole_number("count", count)
+    if not len(latents):
+        raise ValueError("no images to draw from: expected at least one")
     rows = torch.randint(len(latents), (count,), generator=rng)
     noise = torch.randn((count, *latents.shape[1:]), generator=rng)
-    first, last = between
     strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
     timesteps = (first + strata * (last - first)).long()
     return latents[rows], noise, timesteps.clamp(max=last - 1)  # the last stratum may round up to 1
@@ -41,10 +50,14 @@ def denoising_loss(
 ) -> Float[Tensor, " batch"]:
     """|target - prediction|^2 for each row (Dravid et al. 2024, eq. 1), for noise- and v-prediction models.
 
-    With a mask, the mean over the latent cells is weighted by it.
+    With a mask, the mean over the latent cells is weighted by it. ValueError for another prediction type, timesteps
+    that the scheduler does not have, and a mask of another shape, of negative, NaN or infinite numbers, or of zeros.
     """
+    kind = prediction_type(scheduler)
+    check_timesteps(scheduler, timesteps)
+    if mask is not None:
+        _check_mask(mask, latents)
     noisy = scheduler.add_noise(latents, noise, timesteps)
-    kind = scheduler.config.prediction_type
     target = scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else noise
     dtype = next(unet.parameters()).dtype
     prediction = unet(noisy.to(dtype), timesteps, text.to(dtype)).sample
@@ -52,3 +65,15 @@ def denoising_loss(
     if mask is not None:
         error = error * mask / mask.mean((1, 2, 3), keepdim=True)
     return error.mean((1, 2, 3))
+
+
+def _check_mask(mask: Tensor, latents: Tensor) -> None:
+    expected = (len(latents), 1, *latents.shape[2:])
+    if mask.shape != expected:
+        raise ValueError(f"mask of shape {tuple(mask.shape)}: expected {expected}, one number for each latent cell")
+    low, high = mask.detach().amin((1, 2, 3)), mask.detach().amax((1, 2, 3))
+    if not bool(((low >= 0) & (high > 0) & (high < torch.inf)).all()):
+        raise ValueError(
+            f"mask with numbers from {low.min().item():.6g} to {high.max().item():.6g}: expected finite numbers of at "
+            "least 0, some of each picture's above 0"
+        )

@@ -6,9 +6,16 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from w2w_lib.files.tensors import finite
 
-def encode_images(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> torch.Tensor:
-    """Scaled latents (batch, channels, h, w) of images (batch, 3, H, W) in [-1, 1]."""
+SLACK = 0.01  # by which a pixel may leave [-1, 1]: rounding, but no picture of 0 to 255
+
+
+def encode_images(
+    pipeline: StableDiffusionPipeline, images: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch channels cells_high cells_wide"]:
+    """Scaled latents of images in [-1, 1], whose sides are multiples of the base's cells; ValueError for others."""
+    _check_images(pipeline, images)
     with torch.no_grad():
         posterior = pipeline.vae.encode(images.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist
     return posterior.mode() * pipeline.vae.config.scaling_factor
@@ -18,7 +25,15 @@ def encode_images(pipeline: StableDiffusionPipeline, images: torch.Tensor) -> to
 def decode(
     pipeline: StableDiffusionPipeline, latents: Float[Tensor, "batch channels cells_high cells_wide"]
 ) -> UInt8[np.ndarray, "batch height width 3"]:
-    """Pictures of latents."""
+    """Pictures of latents; ValueError where they are NaN or infinite, or have other channels than the base's."""
+    channels = pipeline.vae.config.latent_channels
+    if latents.ndim != 4 or latents.shape[1] != channels:
+        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected (batch, {channels}, height, width)")
+    if not finite(latents):
+        raise ValueError(
+            "latents hold NaN or infinite numbers: expected finite ones; an adapter, a strength or a guidance that is "
+            "too large may have made them"
+        )
     return as_images(
         pipeline, pipeline.vae.decode(latents.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor).sample
     )
@@ -32,5 +47,24 @@ def as_images(
 
 
 def to_pixels(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 height width"]:
-    """Pictures as a tensor in [-1, 1]."""
+    """Pictures as a tensor in [-1, 1]; ValueError for anything but three colours of 0 to 255."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            f"pictures of shape {images.shape} and type {images.dtype}: expected (batch, height, width, 3) of uint8"
+        )
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _check_images(pipeline: StableDiffusionPipeline, images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or not images.is_floating_point():
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} and type {images.dtype}: expected (batch, 3, height, width) of "
+            "floating-point numbers, at least one; to_pixels makes them of pictures"
+        )
+    cell, (height, width) = pipeline.vae_scale_factor, images.shape[2:]
+    if height % cell or width % cell or not height * width:
+        raise ValueError(f"images of {height} x {width} pixels: expected multiples of {cell}; resize them")
+    low, high = (bound.item() for bound in images.detach().aminmax())
+    if not (-1 - SLACK <= low and high <= 1 + SLACK):
+        raise ValueError(f"images with numbers from {low:.6g} to {high:.6g}: expected -1 to 1; to_pixels makes such")

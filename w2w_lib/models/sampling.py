@@ -3,34 +3,47 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
+from w2w_lib.files.tensors import finite
+from w2w_lib.inputs import checked, some, whole_number
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
-from w2w_lib.models.prompts import encode_prompts
+from w2w_lib.models.prompts import check_prompts, encode_prompts
+
+TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
+LARGEST_SEED = 2**63 - 1
 
 
-@dataclass(frozen=True)
+@checked
 class Sampling:
     """How pictures are sampled: DDIM steps, classifier-free guidance, and when the adapter comes in."""
 
-    steps: int = 20
-    guidance: float = 2.5
-    inject_below: int = 1000  # the adapter acts on timesteps up to this one (Dravid et al. 2024, App. G: 700 to 1000)
-    batch_size: int = 64
+    steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 20
+    guidance: Annotated[float, Field(ge=0)] = 2.5  # up to 1: none
+    inject_below: Annotated[int, Field(ge=0, le=TIMESTEPS)] = (
+        TIMESTEPS  # the adapter acts on timesteps up to this one (Dravid et al. 2024, App. G: 700 to 1000)
+    )
+    batch_size: Annotated[int, Field(ge=1)] = 64
 
 
 def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float[Tensor, "batch channels height width"]:
-    """Initial noise, one random stream for each seed: a picture does not depend on its company."""
+    """Initial noise, one random stream for each seed: a picture does not depend on its batch.
+
+    ValueError for seeds that are no whole numbers from 0 to 2**63 - 1.
+    """
     size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
-    draws = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+    draws = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(s)) for s in _whole(seeds)]
     return torch.stack(draws)
 
 
@@ -47,16 +60,20 @@ def generate(
 ) -> UInt8[np.ndarray, "batch height width 3"]:
     """One picture for each (prompt, seed), row i by the base with adapter ``weights[i]`` at ``strength``.
 
-    Without ``weights`` the base paints alone. Above ``sampling.inject_below`` it wears ``early[i]``, if given.
-    Raises ValueError where the lengths differ.
+    Without ``weights`` the base paints alone. Above ``sampling.inject_below`` it has the adapter ``early[i]``, if
+    given. ValueError where the lengths differ, adapters are of another base or layout, or anything is not what it
+    should be: texts, whole seeds from 0, finite numbers.
     """
     sampling = sampling or Sampling()
-    if len(prompts) != len(seeds) or (weights is not None and len(weights) != len(seeds)):
-        counts = f"{len(prompts)} prompts, {len(seeds)} seeds" + (
-            "" if weights is None else f", {len(weights)} adapters"
-        )
-        raise ValueError(f"{counts}: expected one of each for every picture")
-    strengths = torch.as_tensor(strength, dtype=torch.float32).expand(len(seeds))
+    check_prompts(prompts)
+    seeds = _whole(seeds)
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds: expected one of each for every picture")
+    if sampling.steps > (most := pipeline.scheduler.config.num_train_timesteps):
+        raise ValueError(f"{sampling.steps} steps: expected at most {most}, the timesteps of the base")
+    if weights is not None or early is not None:
+        _check_adapters(pipeline, layout, {"weights": weights, "early": early}, len(seeds))
+    strengths = _strengths(strength, len(seeds))
     images = []
     with tqdm(total=len(seeds), desc="generate", unit="image", disable=not progress) as bar:
         for start in range(0, len(seeds), sampling.batch_size):
@@ -71,7 +88,7 @@ def generate(
 
 @torch.no_grad()
 def _generate_batch(pipeline, prompts, seeds, layout, weights, early, strengths, sampling) -> np.ndarray:
-    with _dressed(pipeline, layout, weights) as late_bank, _dressed(pipeline, layout, early) as early_bank:
+    with _with_adapters(pipeline, layout, weights) as late_bank, _with_adapters(pipeline, layout, early) as early_bank:
         if late_bank is not None:
             late_bank.strength = strengths.to(weights.device)
         switch = _Switch(early_bank, late_bank, sampling.inject_below)
@@ -89,7 +106,44 @@ def _generate_batch(pipeline, prompts, seeds, layout, weights, early, strengths,
     return decode(pipeline, latents)
 
 
-def _dressed(pipeline: StableDiffusionPipeline, layout: AdapterLayout | None, weights: Tensor | None):
+def _whole(seeds: Sequence[int]) -> list[int]:
+    if isinstance(seeds, str) or not hasattr(seeds, "__len__"):
+        raise ValueError(f"seeds {seeds!r}: expected a list of whole numbers")
+    return [whole_number("seed", seed, 0, LARGEST_SEED) for seed in getattr(seeds, "tolist", lambda: seeds)()]
+
+
+def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, Tensor | None], count: int) -> None:
+    if not isinstance(layout, AdapterLayout):
+        raise ValueError(f"layout {layout!r}: expected the AdapterLayout of the weights")
+    if layout.base != (own := fingerprint(pipeline)):
+        raise ValueError(
+            f"adapters of base {layout.base}, and this base is {own}: expected adapters of this base; open the base "
+            "that they were trained on"
+        )
+    for name, weights in adapters.items():
+        if weights is None:
+            continue
+        if weights.shape != (count, layout.dimension) or not weights.is_floating_point():
+            raise ValueError(
+                f"{name} of shape {tuple(weights.shape)} and type {weights.dtype}: expected ({count}, "
+                f"{layout.dimension}) floating-point numbers, an adapter of the layout for each picture"
+            )
+        if not finite(weights):
+            bad = (~weights.isfinite().all(1)).nonzero().flatten().tolist()
+            raise ValueError(f"{name} of picture {some(bad)}: NaN or infinite numbers; expected finite ones")
+
+
+def _strengths(strength: float | Tensor, count: int) -> Float[Tensor, " batch"]:
+    try:
+        strengths = torch.as_tensor(strength, dtype=torch.float32).expand(count)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"strength {strength!r}: expected a number, or one for each of {count} pictures") from None
+    if not finite(strengths):
+        raise ValueError(f"strength {strength!r}: expected finite numbers")
+    return strengths
+
+
+def _with_adapters(pipeline: StableDiffusionPipeline, layout: AdapterLayout | None, weights: Tensor | None):
     return nullcontext() if weights is None else apply_adapters(pipeline.unet, layout, weights)
 
 
