@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
+from w2w_lib.people.folders import FolderSource
 from w2w_lib.people.listing import list_files
 from w2w_lib.people.people_set import People, identity_name, person_index
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import sample_person
 from w2w_lib.people.rendered.population import render_population
-from w2w_lib.people.sources import open_source
 
 
 def people(count: int = 3, pictures: int = 2, size: int = 16) -> People:
@@ -127,15 +127,15 @@ def test_a_set_of_people_comes_back_from_disk_or_is_not_there(tmp_path, monkeypa
 
 def test_people_without_labels_come_back(tmp_path):
     write_folder(tmp_path / "own", ["ann", "bob"])
-    read = People.read(open_source(tmp_path / "own"))
+    read = People.read(FolderSource(tmp_path / "own"))
     read.save(tmp_path / "set")
     again = People.load(tmp_path / "set")
     assert again.ids == ["ann", "bob"] and again.labels.shape == (2, 0)
     np.testing.assert_array_equal(again.of("bob"), read.of("bob"))
     with pytest.raises(ValueError, match="no people to read"):
-        People.read(open_source(tmp_path / "own"), [])
+        People.read(FolderSource(tmp_path / "own"), [])
     with pytest.raises(ValueError, match="unknown identity 'eve'"):
-        People.read(open_source(tmp_path / "own"), ["eve"])
+        People.read(FolderSource(tmp_path / "own"), ["eve"])
 
 
 def spoil(folder, kind: str) -> None:

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from w2w_lib.people.rendered.captions import VOCABULARY, caption, caption_full
+from w2w_lib.people.rendered.counterfactuals import render_counterfactuals
 from w2w_lib.people.rendered.person import ATTRIBUTES, counterfactual, sample_person
 from w2w_lib.people.rendered.population import render_population
 from w2w_lib.people.rendered.render import render
 from w2w_lib.people.rendered.view import sample_view
-from w2w_lib.people.sources import open_source
 
 # Setting a label may have to unset those that exclude it; a bald head has no hair colour, length or fringe.
 HAIR = {
@@ -191,10 +191,12 @@ def test_caption_says_what_the_labels_say(people):
             assert any(phrase in text for phrase in phrases) == person.labels[attribute]
 
 
-def test_rendered_source_has_the_same_interface():
-    source = open_source("heldout", people=3, views=2)
-    assert source.ids == ["0", "1", "2"]
-    assert source.images("1").shape == (2, 64, 64, 3)
-    assert list(source.labels.columns) == list(ATTRIBUTES) and list(source.labels.index) == source.ids
-    images, _ = render_population("heldout", [1], 2, workers=1, progress=False)
-    np.testing.assert_array_equal(source.images("1"), images[0])
+def test_counterfactual_renders_differ_in_their_attribute_alone():
+    before, after = render_counterfactuals("heldout", [0, 1], "Eyeglasses", 64)
+    renders, table = render_population("heldout", [0, 1], 1, workers=1, progress=False)
+    np.testing.assert_array_equal(before, renders[:, 0])
+    for index in range(2):
+        person, view = sample_person("heldout", index), sample_view("heldout", index, 0)
+        other = counterfactual(person, "Eyeglasses", not table["Eyeglasses"][index])
+        np.testing.assert_array_equal(after[index], render(other, view, 64))
+        assert (after[index] != before[index]).any()

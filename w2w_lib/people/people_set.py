@@ -18,10 +18,10 @@ from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tables import read_parquet
 from w2w_lib.inputs import some, whole_number
 from w2w_lib.models.images import encode_images, to_pixels
+from w2w_lib.people.folders import FolderSource
 from w2w_lib.people.labels import as_truths, known_identity
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.people.rendered.population import render_population
-from w2w_lib.people.sources import IdentitySource
 
 _EXPECTED = "a saved set of people (images.npy, pictures.parquet, labels.parquet)"
 _REMEDY = "make and save it again"
@@ -64,7 +64,7 @@ class People:
         return cls(images.reshape(-1, *images.shape[2:]), pictures, labels)
 
     @classmethod
-    def read(cls, source: IdentitySource, ids: list[str] | None = None) -> "People":
+    def read(cls, source: FolderSource, ids: list[str] | None = None) -> "People":
         """Identities (all, or those named) of a source, say a user's folder of image folders."""
         ids = list(source.ids if ids is None else ids)
         parts = [source.images(i) for i in tqdm(ids, desc="read people", unit="person")]

@@ -26,7 +26,7 @@ from w2w_lib.pocket.recipe import CODEC_IMAGES, SPLIT, BaseRecipe
 
 @dataclass
 class BaseData:
-    """The cached training set: latents of every view, several tokenised captions of each, and the features they mention."""
+    """The cached training set: latents of every view, its tokenised captions, and the features these mention."""
 
     latents: Float[Tensor, "images channels height width"]
     tokens: Int[Tensor, "images captions tokens"]

@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from w2w_lib.evaluation.attributes import AttributeClassifier
+from w2w_lib.evaluation.attributes import AttributeClassifier, train_attribute_classifier, varying
 from w2w_lib.files.atomic import write_text
 from w2w_lib.models.base import open_base
-from w2w_lib.people.people_set import People
+from w2w_lib.people.people_set import People, person_index
+from w2w_lib.people.rendered.counterfactuals import render_counterfactuals
 from w2w_lib.space.directions import Direction, load_directions
 from w2w_lib.space.weight_space import WeightSpace
 from w2w_lib.training.weights_dataset import WeightsDataset
@@ -72,6 +74,38 @@ class Artefacts:
 
     def inversions_path(self, name: str) -> Path:
         return self._file("inversions", name)
+
+    def fit_classifier(
+        self, train: People, heldout: People, pictures: int
+    ) -> tuple[AttributeClassifier | None, People]:
+        """The attribute classifier, and people whom it was not trained on.
+
+        Rendered people have one that was trained on others. Of the reader's own people it is trained on ``train``, in
+        as many epochs as make ``pictures`` pictures; None where no label varies among them.
+        """
+        if not self.own_people:
+            return self.classifier, train
+        if not varying(train.labels, train.labels.columns):
+            return None, heldout
+        train_attribute_classifier(train, -(-pictures // len(train.images))).save(self.classifier_path)
+        return self.classifier, heldout
+
+    def counterfactuals(self, ids: Sequence[str], attribute: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """First views of held-out people, and the same with one attribute changed; None for the reader's own people.
+
+        Both uint8 (people, height, width, 3).
+        """
+        if self.own_people:
+            return None
+        size = settings.load(self.profile).people.sets.size
+        return render_counterfactuals("heldout", [person_index(i) for i in ids], attribute, size)
+
+    def claim(self, holds: bool, what: str) -> None:
+        """Assert what rendered people have to show; of the reader's own people, print it where it does not hold."""
+        if self.own_people and not holds:
+            print(f"not so for these people: {what}")
+        else:
+            assert holds, what
 
     def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
         """Write a stage's metrics, rounded, for ``dvc metrics show``; print which are left out as not finite."""

@@ -1,7 +1,6 @@
 """Which profiles take part in the pipeline: their base models, their people's files, and what DVC reads of both."""
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from w2w_lib.files.atomic import write_text
+from w2w_lib.people.listing import list_files
 from w2w_lib.workbook import paths, settings
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name
@@ -65,32 +65,13 @@ def write_pipeline_files() -> list[Path]:
 def sources() -> dict[str, str]:
     """What each profile's people are made of: "rendered", or every file of its own (name, bytes, time of change)."""
     written = settings.written()
-    return {name: "".join(f"{line}\n" for line in _listing(written[name])) for name, _ in _taking_part(written)}
+    return {name: _listing(written[name]) for name, _ in _taking_part(written)}
 
 
-def _listing(sections: Any) -> list[str]:
+def _listing(sections: Any) -> str:
     given = [_at(sections, "people", "sets", name) for name in ("source", "labels")]
     own = [paths.ROOT / Path(path).expanduser() for path in given if isinstance(path, str)]
-    return [_facts(file) for path in own for file in _files(path)] if own else ["rendered"]
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """The regular files of a folder, also of those that it links to."""
-    if path.is_file():
-        yield path
-    visited = set()
-    for folder, below, names in os.walk(path, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:  # a link back to where we come from
-            below.clear()
-            continue
-        visited.add(real)
-        below.sort()
-        yield from (file for name in sorted(names) if (file := Path(folder, name)).is_file())
-
-
-def _facts(file: Path) -> str:
-    name = os.fsencode(paths.shown(file)).decode("utf-8", "backslashreplace")
-    return f"{name} {file.stat().st_size} {file.stat().st_mtime_ns}"
+    return list_files(*own) if own else "rendered\n"
 
 
 def _taking_part(written: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:

@@ -3,7 +3,7 @@
 from .captions import VOCABULARY, as_text, caption, caption_features, caption_full
 from .meaning import meaning
 from .person import ATTRIBUTES, Person, Traits, counterfactual, sample_person
-from .population import RenderedSource, render_population
+from .population import render_population
 from .render import render
 from .view import View, sample_view
 
@@ -11,7 +11,6 @@ __all__ = [
     "ATTRIBUTES",
     "VOCABULARY",
     "Person",
-    "RenderedSource",
     "Traits",
     "View",
     "as_text",

@@ -12,11 +12,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from w2w_lib.inputs import whole_number
-from w2w_lib.people.labels import known_identity
 
 from .anatomy import load_anatomy
 from .captions import caption_full
-from .person import ATTRIBUTES, sample_person
+from .person import sample_person
 from .render import render
 from .view import sample_view
 
@@ -100,24 +99,3 @@ def _render_identity(task: tuple[str, int, int, int]) -> tuple[np.ndarray, list[
         fields = {**asdict(view), "pose": view.pose, "light": view.light}
         rows.append({"person": index, "view": number, "caption_full": caption_full(person, view), **fields, **labels})
     return pictures, rows
-
-
-class RenderedSource:
-    """People `0 ... people - 1` of a split, rendered when asked for."""
-
-    def __init__(self, split: str, people: int = 100, views: int = 8, size: int = 64):
-        self.split, (self.views, self.size) = split, _check_pictures(split, views, size)
-        self.ids = [str(index) for index in range(whole_number("people", people))]
-        persons = [sample_person(split, int(index)) for index in self.ids]
-        self.labels: pd.DataFrame | None = pd.DataFrame(
-            [person.labels for person in persons],
-            index=pd.Index(self.ids, name="id"),
-            columns=list(ATTRIBUTES),
-        )
-
-    def images(self, id: str) -> np.ndarray:
-        """Pictures of one person, uint8 (views, size, size, 3)."""
-        known_identity(id, self.ids, f"split {self.split!r}")
-        person = sample_person(self.split, int(id))
-        views = (sample_view(self.split, person.index, number) for number in range(self.views))
-        return np.stack([render(person, view, self.size) for view in views])
