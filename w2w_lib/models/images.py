@@ -12,9 +12,11 @@ SLACK = 0.01  # by which a pixel may leave [-1, 1]: rounding, but no picture of 
 
 
 def encode_images(
-    pipeline: StableDiffusionPipeline, images: Float[Tensor, "batch 3 height width"]
+    pipeline: StableDiffusionPipeline,
+    images: UInt8[np.ndarray, "batch height width 3"] | Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, "batch channels cells_high cells_wide"]:
-    """Scaled latents of images in [-1, 1], whose sides are multiples of the base's cells; ValueError for others."""
+    """Scaled latents of pictures, or of images in [-1, 1]; ValueError for sides that are no multiples of a cell's."""
+    images = to_pixels(images) if isinstance(images, np.ndarray) else images
     _check_images(pipeline, images)
     with torch.no_grad():
         posterior = pipeline.vae.encode(images.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist

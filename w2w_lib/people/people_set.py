@@ -17,7 +17,7 @@ from w2w_lib.files.atomic import replacing
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tables import read_parquet
 from w2w_lib.inputs import some, whole_number
-from w2w_lib.models.images import encode_images, to_pixels
+from w2w_lib.models.images import encode_images
 from w2w_lib.people.folders import FolderSource
 from w2w_lib.people.labels import as_truths, known_identity
 from w2w_lib.people.rendered.person import ATTRIBUTES
@@ -101,7 +101,7 @@ class People:
                 f"{cell}×{cell} pixels to one latent; make the pictures at another size"
             )
         count = max(1, whole_number("batch_pixels", batch_pixels) // (high * wide))
-        parts = (to_pixels(self.images[first : first + count]) for first in range(0, len(self.images), count))
+        parts = (np.array(self.images[first : first + count]) for first in range(0, len(self.images), count))
         latents = torch.cat([encode_images(pipeline, part).cpu() for part in parts])
         return {i: latents[self._rows[i]] for i in self.ids}
 

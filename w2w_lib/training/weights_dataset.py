@@ -176,6 +176,14 @@ class WeightsDataset:
         self._shards.refresh()
         return sorted(self._shards.places)
 
+    def require_only(self, ids: Iterable[str]) -> None:
+        """ValueError where there are rows of other identities than these."""
+        if others := sorted(set(self.ids) - set(ids)):
+            raise ValueError(
+                f"{self.folder}: holds {some(others)}, who are not among these people; move the folder away, or use "
+                "the people it was begun with"
+            )
+
     def weights(self, ids: Iterable[str] | None = None) -> Float[Tensor, "models d"]:
         """Weight vectors of the given identities (default: all, in the order of ``ids``)."""
         known = self.ids
