@@ -302,6 +302,7 @@ def test_another_base_replaces_the_shipped_one_at_the_end_or_not_at_all(own):
     pipeline.renew_base("pocket")
     assert (shipped / "base/pocket/model_index.json").read_text() == '{"another": "one"}'
     assert (shipped / "classifier/attributes.safetensors").read_text() == "another"
+    assert not (own.root / "outputs/base_training/new").exists()
     executed = runner.read(own.root / "outputs/pocket/notebooks/00_base.ipynb")
     assert "data/base/pocket/model_index.json" in executed.metadata.w2w.sources
 

@@ -1,6 +1,7 @@
 """The notebooks as a pipeline of DVC: what it reads, running what changed, and another base model."""
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -65,6 +66,7 @@ def renew_base(profile: str) -> str:
         replace_folder(new / "base", paths.ROOT / training.out)
         classifier.parent.mkdir(parents=True, exist_ok=True)
         os.replace(new / "classifier.safetensors", classifier)
+        shutil.rmtree(new)  # what is left is the work of a training that is finished
         runner.stamp(paths.NOTEBOOKS / BASE_NOTEBOOK, profile)  # what was measured lies elsewhere now
         return cost
 
