@@ -1,8 +1,14 @@
 """Files that are complete or not there."""
 
-import pytest
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
-from w2w_lib.files.atomic import replacing
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from w2w_lib.files.atomic import remove_partial_files, replacing, save_tensors, write_text
 
 
 def test_what_fails_leaves_what_was_there(tmp_path):
@@ -14,3 +20,54 @@ def test_what_fails_leaves_what_was_there(tmp_path):
         partial.write_text("half")
         raise OSError("full")
     assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def synced(descriptor):
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *paths: events.append("renamed") or replace(*paths))
+    write_text("text", tmp_path / "a.txt")
+    save_tensors({"x": torch.arange(3.0)}, tmp_path / "a.safetensors")
+    assert events == 2 * ["file", "renamed", "folder"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    file = tmp_path / "a.safetensors"
+    with replacing(file) as one, replacing(file) as two:
+        assert one != two and {one.parent, two.parent} == {tmp_path}
+        one.write_text("one")
+        two.write_text("two")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: save_tensors({"x": torch.full((1000,), float(k))}, file), range(40)))
+    assert len(load_file(file)["x"].unique()) == 1 and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_a_file_is_as_readable_as_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_text("text", tmp_path / "new" / "a.txt")
+        save_tensors({"x": torch.zeros(1)}, tmp_path / "new" / "a.safetensors")
+    finally:
+        assert os.umask(before) == umask  # it was left alone
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()} == {0o666 & ~umask}
+
+
+def test_what_killed_writers_leave_can_be_removed_and_nothing_else(tmp_path):
+    child = os.fork()
+    if not child:
+        with replacing(tmp_path / "shard.safetensors") as partial:
+            partial.write_bytes(b"half")
+            os._exit(9)
+    os.waitpid(child, 0)
+    kept = {tmp_path / "shard.safetensors", tmp_path / ".lock", tmp_path / "my.partial.txt"}
+    for path in kept:
+        path.write_text("whole")
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_partial_files(tmp_path)
+    assert set(tmp_path.iterdir()) == kept

@@ -20,9 +20,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f".{uuid4().hex[:12]}.partial{path.suffix}")
+    partial.touch()
+    mode = partial.stat().st_mode  # what the umask leaves: some libraries write for their user alone
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(mode)
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
@@ -50,12 +52,6 @@ def remove_partial_files(folder: str | Path) -> None:
     """Remove what writers that were killed left in ``folder``; nobody may be writing there."""
     for partial in Path(folder).glob(".*.partial*"):
         partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0o077)  # the only portable way to read it is to set it
-    os.umask(current)
-    return current
 
 
 def _sync(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from w2w_lib.files.atomic import remove_partial_files, write_text
+from w2w_lib.files.atomic import remove_partial_files
 from w2w_lib.inputs import finite_number
 
 LOCK, HOLDER = ".lock", ".lock-holder.json"
@@ -33,7 +33,7 @@ def holding(lock: FileLock, timeout: float = WAIT) -> Iterator[bool]:
         if outermost:
             remove_partial_files(folder)
             with suppress(OSError):  # it is only told to others
-                write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), folder / HOLDER)
+                (folder / HOLDER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield outermost
     finally:
         if outermost:
