@@ -1,5 +1,6 @@
 """Settings that fit alone and not together."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from w2w_lib.files.regular import regular_file
-from w2w_lib.inputs import nearest, problem
+from w2w_lib.inputs import explain, nearest, problem
 from w2w_lib.models.prompts import IDENTIFIER
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.rendered.person import ATTRIBUTES
@@ -17,7 +18,7 @@ from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import MOST, Profile
+from w2w_lib.workbook.sections import MOST, Profile, Targets
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 AS_SET = "as set"  # the entry of the sweep that changes nothing
@@ -68,14 +69,19 @@ def _sizes(profile: Profile) -> Iterator[str]:
 
 
 def _changes(profile: Profile) -> Iterator[str]:
-    finetune = profile.finetune
+    """Of the recipe, each as it would be trained with."""
+    evaluate, recipe = profile.finetune.evaluate, asdict(profile.finetune.recipe)
     for kind in ("again", "sweep"):
-        for name, changes in getattr(finetune.evaluate, kind).items():
+        for name, changes in getattr(evaluate, kind).items():
+            place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
+            targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
             try:
-                yield from _too_much(f"finetune.evaluate.{kind}.{name}", finetune.changed(**changes).recipe)
-            except ValueError as error:
-                yield f"finetune.evaluate.{kind}.{name}: {error}"
-    if finetune.evaluate.sweep.get(AS_SET) != {}:
+                TypeAdapter(dict[str, Targets]).validate_python(targets)
+                found = TypeAdapter(FleetRecipe).validate_json(json.dumps(changed), strict=True)
+                yield from _too_much(place, found)
+            except ValidationError as error:
+                yield explain(error, place, [*recipe, "targets"])
+    if evaluate.sweep.get(AS_SET) != {}:
         yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
 
 
@@ -177,6 +183,6 @@ def _config(file: Path) -> dict:
         raise ValueError(f"{file}: {problem(error.errors()[0])}; expected the configuration of a base model") from None
 
 
-def _at_most(name: str, value: float, limit_name: str, limit: int) -> Iterator[str]:
+def _at_most(name: str, value: float, limit_name: str, limit: float) -> Iterator[str]:
     if value > limit:
         yield f"{name} is {value}, expected at most {limit_name}, {limit}"

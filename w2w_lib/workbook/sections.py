@@ -1,13 +1,11 @@
 """The sections of params.yaml as typed models: one for each stage, with the ranges of every setting."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from w2w_lib.inputs import explain
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
@@ -165,19 +163,6 @@ class Finetune(Section):
     checkpointing: bool
     prior_images: Count
     evaluate: FinetuneEvaluation
-
-    def changed(self, **changes: Any) -> "Finetune":
-        """These settings with other ``targets``, ``rank`` or ``alpha``, or with a changed recipe: `changed(steps=3)`.
-
-        ValueError for a change that there cannot be.
-        """
-        whole = self.model_dump(mode="json")
-        own = {name: changes.pop(name) for name in ("targets", "rank", "alpha") if name in changes}
-        whole |= own | {"recipe": whole["recipe"] | changes}
-        try:
-            return type(self).model_validate_json(json.dumps(whole), strict=True)
-        except ValidationError as error:
-            raise ValueError(explain(error, "changed settings", [*own, *whole["recipe"]])) from None
 
 
 class Space(Section):
