@@ -48,7 +48,7 @@ def problem(found: Mapping[str, Any], known: Iterable[str] = ()) -> str:
         return f"{name} is missing"
     value = repr(found["input"])
     value = "" if kind == "value_error" else f", found {value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
-    return f"{name}: {found['msg'].removeprefix('Value error, ')}{value}"
+    return f"{name}{': ' if name else ''}{found['msg'].removeprefix('Value error, ')}{value}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,24 +7,38 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from w2w_lib.inputs import whole_number
 from w2w_lib.lora.layout import PEFT_PREFIX, AdapterLayout
 
 
 class BatchedAdapters:
-    """The adapters a UNet is apply_adapters; ``enabled`` and ``strength`` may be changed between two forward passes."""
+    """The adapters that act on a UNet.
+
+    ``enabled`` and ``strength`` (one number for each adapter) may be changed between two forward passes.
+    """
 
     def __init__(self, layout: AdapterLayout):
         self.layout, self.enabled = layout, False
 
     def set(self, weights: Float[Tensor, "models d"], each: int = 1) -> None:
-        """From now on the first ``each`` rows of a batch wear the first adapter, the next the second, and so on.
+        """Apply the first adapter to the first ``each`` rows of a batch, the second to the next, and so on.
 
-        A batch that goes on begins again with the first: under classifier-free guidance the rows are there twice,
-        unconditional, then conditional.
+        A batch with more rows begins again with the first adapter: classifier-free guidance doubles the rows,
+        unconditional, then conditional. ValueError for weights of another layout and for no adapters.
         """
-        self.each, self.factors = each, self.layout.unflatten(weights)
+        self.each, self.factors = whole_number("each", each), self.layout.unflatten(weights)
+        if not len(weights):
+            raise ValueError("weights of no adapter: expected at least one row")
         self.strength: Float[Tensor, " models"] = torch.ones(len(weights), device=weights.device)
         self.enabled = True
+
+    def check_batch(self, rows: int) -> None:
+        """ValueError where the adapters do not divide a batch of so many rows."""
+        if self.enabled and rows % (len(self.strength) * self.each):
+            raise ValueError(
+                f"a batch of {rows} rows, and {len(self.strength)} adapters for {self.each} rows each: expected a "
+                f"multiple of {len(self.strength) * self.each} rows"
+            )
 
     def delta(self, module: str, x: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens outputs"]:
         """strength * alpha / rank * B A x, with the A and B of each row (Hu et al. 2022, eq. 3)."""
@@ -43,13 +57,14 @@ def apply_adapters(
     weights: Float[Tensor, "models d"] | None = None,
     each: int = 1,
 ) -> Iterator[BatchedAdapters]:
-    """Within the block, ``each`` rows in turn of a batch through ``unet`` wear an adapter; differentiable in weights.
+    """Within the block, adapters act on the rows of every batch through ``unet`` in turn; differentiable in weights.
 
-    Without ``weights`` the UNet wears nothing until the bank's ``set``. On leaving, the UNet is as it was.
+    Without ``weights`` no adapter acts until ``set`` is called on what is yielded. On leaving, the UNet is as it was.
+    ValueError where the layout is not of this UNet, and in a forward pass whose rows the adapters do not divide.
     """
-    bank = BatchedAdapters(layout)
+    adapters = BatchedAdapters(layout)
     if weights is not None:
-        bank.set(weights, each)
+        adapters.set(weights, each)
     modules = dict(unet.named_modules())
     for factor in layout.factors:
         module = modules.get(factor.module)
@@ -61,17 +76,21 @@ def apply_adapters(
                 f"this UNet has {found}"
             )
 
+    def check(module: nn.Module, inputs: tuple, named: dict) -> None:
+        adapters.check_batch(len(inputs[0] if inputs else named["sample"]))
+
     def hook_for(name: str):
         def add_delta(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            return output + bank.delta(name, inputs[0]) if bank.enabled else output
+            return output + adapters.delta(name, inputs[0]) if adapters.enabled else output
 
         return add_delta
 
-    handles = [
+    handles = [unet.register_forward_pre_hook(check, with_kwargs=True)]
+    handles += [
         modules[name].register_forward_hook(hook_for(name)) for name in sorted({f.module for f in layout.factors})
     ]
     try:
-        yield bank
+        yield adapters
     finally:
         for handle in handles:
             handle.remove()
