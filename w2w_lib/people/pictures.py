@@ -63,6 +63,18 @@ def read_square(path: str | Path, size: int) -> UInt8[np.ndarray, "size size 3"]
         return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
+def read_picture(path: str | Path, longest: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The upright picture, its longer side reduced to at most ``longest`` pixels; otherwise as ``read_square``."""
+    whole_number("longest", longest, LEAST_SIDE)
+    with _opened(Path(path)) as image:
+        image.draft(None, (longest, longest))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        picture = _as_rgb(image)
+        picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        return np.asarray(picture)
+
+
 def check_name(path: Path) -> None:
     """ValueError for a name with control characters, line breaks or bytes that are not UTF-8."""
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in path.name):

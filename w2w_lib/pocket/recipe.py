@@ -28,7 +28,7 @@ class BaseRecipe:
     refine_batch_size: Count = 64
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
-    channels: tuple[Count, ...] = (128, 192)
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
     text_width: Count = 128
     text_layers: Count = 3
     text_steps: Count = 6000
