@@ -301,7 +301,9 @@ def test_fit_refuses(layout, weights, ids, unchecked):
 
 def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
     coefficients, nan = space.coefficients[:2], torch.full((1, PCS), torch.nan)
-    small = AdapterLayout((Factor("base_model.model.x.lora_A.weight", (1, 3)),), 1, 1.0, ("x",), "0" * 16)
+    shapes = {"A": (1, 2), "B": (1, 1)}
+    factors = tuple(Factor(f"base_model.model.x.lora_{name}.weight", shape) for name, shape in shapes.items())
+    small = AdapterLayout(factors, 1, 1.0, ("x",), "0" * 16)
     whole = WeightSpace.fit(small, weights[:, :3], ids)
     for call, error in [
         (lambda: space.truncated(0), "components: expected a whole number of at least 1 and at most 8, found 0"),

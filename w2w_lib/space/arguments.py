@@ -1,15 +1,13 @@
-"""The doors of the space's functions: rows of numbers, identities, and which base a space belongs to."""
+"""The doors of the space's functions: rows of numbers, identities, seeds, and what they are made of."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from w2w_lib.inputs import some, whole_number
-from w2w_lib.models.fingerprint import fingerprint
 
 CHUNK = 2**24  # numbers that are worked on at a time: what a step needs beside the matrix itself
 LAST_SEED = 2**32 - 1  # NumPy's; PyTorch knows more
@@ -71,12 +69,6 @@ def digest(content, *tensors: Tensor) -> str:
         for part in parts(tensor.reshape(-1, tensor.shape[-1])):
             found.update(part.contiguous().numpy())
     return found.hexdigest()[:16]
-
-
-def same_base(pipeline: StableDiffusionPipeline, base: str) -> None:
-    """ValueError unless the pipeline is the base model with the fingerprint ``base``, naming both."""
-    if (found := fingerprint(pipeline)) != base:
-        raise ValueError(f"the space was made on base {base}, this pipeline is base {found}: open the space's own base")
 
 
 def _kind(value) -> str:

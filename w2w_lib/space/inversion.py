@@ -13,8 +13,9 @@ from tqdm import tqdm
 from w2w_lib.inputs import checked, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
-from w2w_lib.space.arguments import LAST_SEED, finite_rows, same_base
+from w2w_lib.space.arguments import LAST_SEED, finite_rows
 from w2w_lib.space.weight_space import WeightSpace
 
 
@@ -112,4 +113,7 @@ def _check(
         finite_rows("mask", mask.flatten(1), mask[0].numel())
         if (mask < 0).any() or not mask.flatten(1).any(1).all():
             raise ValueError("mask: expected numbers of at least 0, and above it somewhere in every picture")
-    same_base(pipeline, space.layout.base)
+    if (found := fingerprint(pipeline)) != space.layout.base:
+        raise ValueError(
+            f"the space was made on base {space.layout.base}, this pipeline is base {found}: open the space's own base"
+        )
