@@ -77,12 +77,14 @@ def _folder(base: str | Path) -> Path:
 
 
 def _from_hub(name: str) -> Path:
+    check_index(_download(name, ["model_index.json"]))
+    return _download(name, [*NEEDED])
+
+
+def _download(name: str, files: list[str]) -> Path:
     try:
-        check_index(Path(snapshot_download(name, allow_patterns="model_index.json")))
-        return Path(snapshot_download(name, allow_patterns=[*NEEDED]))
-    except Exception as error:  # of HTTP, of names, of offline machines
-        if "model_index.json" in str(error):
-            raise
+        return Path(snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # of HTTP, of names, of machines without a network
         raise FileNotFoundError(
             f"base model {name!r}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); "
             f"expected {EXPECTED}; {REMEDY}"

@@ -65,7 +65,7 @@ def check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected {EXPECTED}; {REMEDY}")
     for path in sorted(folder.iterdir()):
-        if path.suffix in READ and not path.name.startswith(".") and not path.is_dir():
+        if path.suffix in READ and not path.name.startswith("."):
             regular_file(path, "a file of a base model", REMEDY)
     if folder.name in WEIGHTS:
         _check_weights_file(folder, WEIGHTS[folder.name])

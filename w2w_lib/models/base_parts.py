@@ -85,8 +85,8 @@ def _shell(folder: Path, cls: type) -> nn.Module:
     """The module that a component's configuration describes, without numbers; the weights file has its tensors."""
     path, weights = folder / "config.json", folder / WEIGHTS[folder.name]
     config, found = read_json(path, f"the settings of a {cls.__name__}"), _shapes(weights)
-    if "quantization_config" in config or config.get("_class_name", cls.__name__) != cls.__name__:
-        kind = config.get("_class_name", "quantized weights")
+    kind = "quantized weights" if config.get("quantization_config") else config.get("_class_name", cls.__name__)
+    if kind != cls.__name__:
         raise ValueError(f"{path}: settings of {kind}; expected those of a {cls.__name__}; {REMEDY}")
     for name in DEPTHS:
         if (depth := _largest(config.get(name))) > len(found):
@@ -95,7 +95,7 @@ def _shell(folder: Path, cls: type) -> nn.Module:
         with torch.device("meta"):
             shell = CLIPTextModel(_text_config(config)) if cls is CLIPTextModel else cls.from_config(config)
     except Exception as error:  # whatever a library makes of settings that make no sense
-        raise ValueError(f"{path}: describes no {cls.__name__} ({first_line(error)}); {REMEDY}") from None
+        raise ValueError(f"{path}: {first_line(error)}; expected settings of a {cls.__name__}; {REMEDY}") from None
     _compare(weights, {name: tuple(t.shape) for name, t in _floating(shell).items()}, found)
     return shell
 
@@ -129,7 +129,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {_bare(n): tuple(part.get_shape()) for n, part in parts.items() if "F" in part.get_dtype()}
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path}: is no whole safetensors file ({first_line(error)}); fetch or write it again"
+            f"{path}: cannot be read ({first_line(error)}); expected a whole safetensors file; fetch or write it again"
         ) from None
 
 
@@ -164,7 +164,7 @@ def _load(folder: Path, shell: nn.Module) -> nn.Module:
         else:
             module, info = cls.from_pretrained(folder, output_loading_info=True, **settings)
     except Exception as error:  # whatever a library makes of weights that do not fit
-        raise ValueError(f"{path}: cannot be loaded as {cls.__name__} ({first_line(error)}); {REMEDY}") from None
+        raise ValueError(f"{path}: {first_line(error)}; expected weights of a {cls.__name__}; {REMEDY}") from None
     unknown = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]  # a constant, once saved
     _refuse_names(path, info["missing_keys"], unknown)
     if info["mismatched_keys"]:
@@ -176,7 +176,7 @@ def _tokenizer(folder: Path, text_encoder: CLIPTextConfig) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the libraries raise bare exceptions
-        raise ValueError(f"{folder}: describes no CLIPTokenizer ({first_line(error)}); {REMEDY}") from None
+        raise ValueError(f"{folder}: {first_line(error)}; expected the files of a CLIPTokenizer; {REMEDY}") from None
     longest, reads = tokenizer.model_max_length, text_encoder.max_position_embeddings
     if longest > reads:
         raise ValueError(
@@ -196,4 +196,4 @@ def _scheduler(folder: Path, cls: type[SchedulerMixin]) -> DDIMScheduler:
     try:
         return as_ddim(cls.from_config(config))
     except Exception as error:  # whatever a library makes of settings that make no sense
-        raise ValueError(f"{path}: {first_line(error)}; {REMEDY}") from None
+        raise ValueError(f"{path}: {first_line(error)}; expected settings of a {cls.__name__}; {REMEDY}") from None
