@@ -48,7 +48,7 @@ class Checkout:
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return os.environ | {"PATH": programs, "PYTHONPATH": str(self.root), "W2W_ROOT": str(self.root)}
 
-    def reproduce(self, profile: str, timeout: float = 280) -> str:
+    def reproduce(self, profile: str, timeout: float = 600) -> str:
         return self.call("w2w", "reproduce", "--profile", profile, timeout=timeout).stdout
 
     def changed(self, profile: str) -> dict[str, set[str]]:

@@ -33,12 +33,17 @@ time.sleep(120)
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def toy(tmp_path_factory):
-    """A toy checkout whose smoke profile was reproduced; not to be changed."""
-    checkout = toy_checkout(tmp_path_factory.mktemp("toy") / "w2w")
-    checkout.reproduce("smoke")
-    return checkout
+    """A toy checkout whose smoke profile was reproduced, made once for all processes of pytest; not to be changed."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    root, done = shared / "toy" / "w2w", shared / "toy-done"
+    with FileLock(shared / "toy.lock"):
+        if not done.exists():
+            toy_checkout(root).reproduce("smoke")
+            done.touch()
+    return Checkout(root)
 
 
 @pytest.fixture
@@ -88,21 +93,21 @@ def error(monkeypatch, *words: str) -> str:
 
 
 @TOYS
-def test_reproducing_makes_everything_and_changes_nothing_that_git_sees(toy):
-    assert toy.touched() == ""
-    assert toy.changed("smoke") == {}
-    said = toy.reproduce("smoke")
+def test_reproducing_makes_everything_and_changes_nothing_that_git_sees(own):
+    assert own.touched() == ""
+    assert own.changed("smoke") == {}
+    said = own.reproduce("smoke")
     assert "Running" not in said and "Data and pipelines are up to date." in said
-    shown = toy.call("dvc", "metrics", "show", "--json").stdout
+    shown = own.call("dvc", "metrics", "show", "--json").stdout
     files = json.loads(shown)[""]["data"]
     assert files["outputs/smoke/metrics/space.json"]["data"] == {"value": 1.0}
     published = json.loads((paths.ROOT / "published/pocket/metrics/space.json").read_text())
     assert files["published/pocket/metrics/space.json"]["data"] == published
 
-    executed = runner.read(toy.root / "outputs/smoke/notebooks/01_people.ipynb")
+    executed = runner.read(own.root / "outputs/smoke/notebooks/01_people.ipynb")
     assert [cell.source for cell in executed.cells].count('profile = "smoke"  # one of params.yaml') == 1
     assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in executed.cells)
-    cost = json.loads((toy.root / "outputs/smoke/runtimes/01_people.json").read_text())
+    cost = json.loads((own.root / "outputs/smoke/runtimes/01_people.json").read_text())
     assert cost["seconds"] > 0 and 2**24 < cost["peak_memory_bytes"] < 2**32
 
 

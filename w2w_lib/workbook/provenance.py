@@ -3,12 +3,13 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from w2w_lib.workbook import paths, settings
+from w2w_lib.workbook import paths
 from w2w_lib.workbook.yaml_files import read_mapping
 
 DVC_FILE = "a pipeline of DVC"
@@ -22,16 +23,13 @@ def stage_of(notebook: Path) -> str:
     return notebook.stem.partition("_")[2]
 
 
-def dependencies(stage: str, profile: str) -> list[str] | None:
-    """What dvc.yaml says that a stage depends on, by path; None if the profile has no such stage."""
-    stages = read_mapping(paths.ROOT / "dvc.yaml", DVC_FILE, "`git restore dvc.yaml`")["stages"]
-    if stage not in stages or (isinstance(stages[stage]["foreach"], list) and profile not in stages[stage]["foreach"]):
+def dependencies(stage: str, profile: str, base: str | None = None) -> list[str] | None:
+    """What dvc.yaml says that a stage depends on, by path, on this base; None if the profile has no such stage."""
+    found = read_mapping(paths.ROOT / "dvc.yaml", DVC_FILE, "`git restore dvc.yaml`")["stages"].get(stage)
+    if found is None or (isinstance(found["foreach"], list) and profile not in found["foreach"]):
         return None
-    base = settings.written()[profile].get("base", {}).get("model")
-    return [
-        dep.replace("${item.base}", str(base)).replace("${key}", profile).replace("${item}", profile)
-        for dep in stages[stage]["do"]["deps"]
-    ]
+    values = {"${item.base}": str(base), "${key}": profile, "${item}": profile}
+    return [re.sub(r"\$\{[a-z.]+\}", lambda name: values[name[0]], dep) for dep in found["do"]["deps"]]
 
 
 def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, str]:
@@ -40,13 +38,12 @@ def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, 
     A stage that is not in the profile's pipeline is the base, which ships: it depends on the model and the classifier
     themselves and not on the code that once trained them. ``sections`` are the profile's settings, as written.
     """
-    listed = dependencies(stage, profile)
+    model = sections["base"].get("model")
+    listed = dependencies(stage, profile, model)
     if listed is None:
         training = sections["base"]["training"]
         listed = [training["out"], training["classifier"]["file"]]
-    else:
-        model = str(sections.get("base", {}).get("model"))
-        listed = [name for name in listed if name == model or Path(name).parts[0] in OF_SOURCES]
+    listed = [name for name in listed if name == model or Path(name).parts[0] in OF_SOURCES]
     found = {paths.shown(file): md5(file) for file in _files(paths.ROOT / name for name in listed)}
     written = json.dumps(sections.get(stage), sort_keys=True, default=str)
     return found | {f"{paths.PARAMS.name}: {profile}.{stage}": hashlib.md5(written.encode()).hexdigest()}

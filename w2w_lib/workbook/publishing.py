@@ -37,10 +37,9 @@ def publish(profile: str) -> list[tuple[Path, int]]:
     """
     ran = {path: paths.outputs(profile, "notebooks", path.name) for path in notebooks()}
     ran = {path: read(executed) for path, executed in ran.items() if executed.exists()}
-    problems = [
-        f"{paths.shown(path)}: {why}" for path in notebooks() if (why := _refusal(path, ran.get(path), profile))
-    ]
-    if problems:
+    sections = _sections(profile)
+    found = [_refusal(path, ran.get(path), profile, sections) for path in notebooks()]
+    if problems := [f"{paths.shown(path)}: {why}" for path, why in zip(notebooks(), found, strict=True) if why]:
         raise ValueError("nothing published:\n  " + "\n  ".join(problems))
     records = _records(profile)
     for path, executed in ran.items():
@@ -59,20 +58,26 @@ def publish(profile: str) -> list[tuple[Path, int]]:
 
 def check(profile: str) -> list[str]:
     """Why the outputs in `notebooks/` are not those of the present sources; empty when they are."""
-    sections, records = settings.published().get(settings.require(profile), {}), _records(profile)
+    sections, records = _sections(profile), _records(profile)
     found = [_stale(path, profile, sections, records) for path in notebooks()]
     return [f"{paths.shown(path)}: {why}" for path, why in zip(notebooks(), found, strict=True) if why]
 
 
-def _refusal(path: Path, executed: NotebookNode | None, profile: str) -> str | None:
+def _sections(profile: str) -> dict:
+    """A profile's settings as everybody has them, without local.yaml."""
+    if settings.require(profile) in (found := settings.published()):
+        return found[profile]
+    raise ValueError(f"profile {profile!r} is described in local.yaml alone: expected one of {', '.join(found)}")
+
+
+def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: dict) -> str | None:
     """Why the executed copy of a notebook cannot be published."""
     notebook, stage, rerun = read(path), stage_of(path), _how_to_run(path, profile)
     if executed is None:  # a fresh clone has published outputs and no executed copy
         return None if _intact(notebook, profile) else f"was not executed: {rerun}"
     if not _ran(executed, notebook, profile):
         return f"its executed copy ran other code: {rerun}"
-    present = sources(stage, profile, settings.published().get(profile, {}))
-    if changed := differences(executed.metadata.w2w.get("sources", {}), present):
+    if changed := differences(executed.metadata.w2w.get("sources", {}), sources(stage, profile, sections)):
         return f"its executed copy is of another {some(changed, 3)} (params.yaml without local.yaml): {rerun}"
     metrics = paths.metrics(profile, stage)
     if not metrics.is_file():

@@ -1,0 +1,205 @@
+"""What a reader of the repository's page sees: put under the notebooks, and proved to be current."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import Checkout, enter, toy_checkout
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from ruamel.yaml import YAML
+from test_workbook import choose, edit, save_from_jupyter
+
+from w2w_lib.workbook import paths, pipeline, provenance, publishing, runner, settings
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A toy checkout that looks as if its smoke profile had been reproduced; not to be changed."""
+    checkout = toy_checkout(tmp_path_factory.mktemp("ran") / "w2w")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        enter(checkout.root, monkeypatch)
+        pipeline.prepare()
+        for path in runner.notebooks():
+            pretend_to_run(path)
+    return checkout
+
+
+@pytest.fixture
+def own(ran, tmp_path, monkeypatch):
+    """A copy of it, to be changed, which this process takes for the repository."""
+    root = Path(shutil.copytree(ran.root, tmp_path / "w2w"))
+    enter(root, monkeypatch)
+    return Checkout(root)
+
+
+def pretend_to_run(path: Path, printed: str = "smoke\n", **numbers: float) -> None:
+    """What a run of a notebook leaves: its executed copy, its metrics, and an entry of dvc.lock."""
+    stage, notebook = provenance.stage_of(path), runner.read(path)
+    notebook.metadata.w2w = {
+        "profile": "smoke",
+        "code_md5": runner.fingerprint(notebook),
+        "sources": provenance.sources(stage, "smoke", settings.written()["smoke"]),
+        "ran": {"began": "2026-01-01T00:00:00+00:00"},
+    }
+    for count, cell in enumerate(runner.code_cells(notebook), 1):
+        cell.execution_count, cell.metadata.papermill = count, {"duration": 1.0}
+    runner.code_cells(notebook)[-1].outputs = [new_output("stream", name="stdout", text=printed)]
+    executed = paths.outputs("smoke", "notebooks", path.name)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+
+    nbformat.write(notebook, executed)
+    paths.metrics("smoke", stage).write_text(json.dumps({"value": 1.0} | numbers))
+    locked(stage)
+
+
+def locked(stage: str, **changed: str) -> None:
+    """Note in dvc.lock what a stage read and made; ``changed`` has other hashes, by name."""
+    file = paths.ROOT / "dvc.lock"
+    lock = YAML(typ="safe").load(file) if file.exists() else {"schema": "2.0", "stages": {}}
+    (notebook,) = (path for path in runner.notebooks() if provenance.stage_of(path) == stage)
+    files = [paths.outputs("smoke", "notebooks", notebook.name), paths.metrics("smoke", stage)]
+    made = {paths.shown(path): provenance.md5(path) for path in files}
+    made |= {f"outputs/smoke/{name}": f"of {name}" for name in MADE.get(stage, [])}
+    read = {f"outputs/smoke/{name}": f"of {name}" for name in READ.get(stage, [])}
+    lock["stages"][f"{stage}@smoke"] = {
+        "deps": [{"path": path, "md5": changed.get(Path(path).name, md5)} for path, md5 in read.items()],
+        "outs": [{"path": path, "md5": md5} for path, md5 in made.items()],
+    }
+    YAML().dump(lock, file)
+
+
+MADE = {
+    "people": ["people"],
+    "finetune": ["weights"],
+    "space": ["space"],
+    "edit": ["directions"],
+    "invert": ["inversions"],
+}
+READ = {"finetune": ["people"], "space": ["people", "weights"], "edit": ["people", "weights", "space"]}
+
+
+def problems() -> str:
+    return "\n".join(publishing.check("smoke"))
+
+
+def refusal() -> str:
+    with pytest.raises(ValueError, match="nothing published") as refused:
+        publishing.publish("smoke")
+    return str(refused.value)
+
+
+def test_publishing_keeps_outputs_numbers_and_what_they_come_from(own):
+    assert "03_space.ipynb: holds no outputs: run `make reproduce PROFILE=smoke`" in problems()
+    publishing.publish("smoke")
+    assert problems() == ""
+    published = runner.read(own.notebook("03_space"))
+    cells = runner.code_cells(published)
+    assert cells[0].source.startswith('profile = "pocket"') and cells[-1].outputs[0].text == "smoke\n"
+    assert not any(cell.execution_count or "papermill" in cell.metadata for cell in cells)
+    assert set(published.metadata) == {"w2w"} and "sources" not in published.metadata.w2w
+    folder = own.root / "published/smoke"
+    assert json.loads((folder / "metrics/space.json").read_text()) == {"value": 1.0}
+    record = json.loads((folder / "provenance.json").read_text())["03_space"]
+    assert record["read"] == {"outputs/smoke/people": "of people", "outputs/smoke/weights": "of weights"}
+    assert {"params.yaml: smoke.space", "data/base/pocket/model_index.json"} < record["sources"].keys()
+    assert "w2w_lib/space/weight_space.py" in record["sources"]
+    assert not any("training/fleet" in name or "__pycache__" in name for name in record["sources"])
+
+
+def test_the_check_needs_neither_dvc_nor_outputs_and_names_what_is_stale(own):
+    publishing.publish("smoke")
+    (own.root / "dvc.lock").unlink()
+    (own.root / "outputs").rename(own.root / "gone")
+    assert problems() == ""
+    edit(own.notebook("01_people"), "# Toy", "# Better words")
+    assert problems() == ""
+    edit(own.notebook("04_edit"), "print(profile)", "print(profile, 1)")
+    (own.root / "w2w_lib/training/fleet.py").write_text("# another\n")
+    edit(own.root / "params.yaml", "first_seed: 3000", "first_seed: 3001")
+    (own.root / "data/classifier/attributes.safetensors").write_text("another")
+    (own.root / "published/smoke/metrics/space.json").write_text("{}")
+    said = {line.split(": ")[0].removeprefix("notebooks/"): line for line in problems().splitlines()}
+    assert set(said) == {path.name for path in runner.notebooks()} - {"00_base.ipynb"}
+    assert "another data/classifier/attributes.safetensors: run" in said["01_people.ipynb"]
+    assert "another w2w_lib/training/fleet.py: run" in said["02_finetune.ipynb"]
+    assert "published/smoke/metrics/space.json is not what it measured" in said["03_space.ipynb"]
+    assert "its code is not the code that made its outputs" in said["04_edit.ipynb"]
+    assert "another params.yaml: smoke.invert: run" in said["05_invert.ipynb"]
+
+
+def test_a_save_from_jupyter_is_told_apart_and_mended(own):
+    publishing.publish("smoke")
+    save_from_jupyter(own.notebook("01_people"))
+    assert "01_people.ipynb: was saved from Jupyter with other outputs" in problems()
+    publishing.publish("smoke")
+    assert problems() == ""
+
+
+def test_what_is_not_of_the_present_sources_is_not_published(own):
+    before = own.touched()
+    edit(own.notebook("04_edit"), "print(profile)", "print(profile, 1)")
+    (own.root / "w2w_lib/training/fleet.py").write_text("# another\n")
+    choose(own, "smoke", invert__smoothing=2)
+    pipeline.prepare()
+    pretend_to_run(own.notebook("05_invert"))
+    said = refusal()
+    assert "04_edit.ipynb: its executed copy ran other code: run `make reproduce PROFILE=smoke`" in said
+    assert "02_finetune.ipynb: its executed copy is of another w2w_lib/training/fleet.py" in said
+    assert "05_invert.ipynb: its executed copy is of another params.yaml: smoke.invert" in said
+    assert not (own.root / "published/smoke").exists() and before == ""
+
+
+def test_what_the_pipeline_did_not_make_is_not_published(own):
+    paths.outputs("smoke", "notebooks", "03_space.ipynb").unlink()
+    assert "03_space.ipynb: was not executed" in refusal()
+    pretend_to_run(own.notebook("03_space"))
+    paths.metrics("smoke", "space").write_text('{"value": 2.0}')
+    assert "outputs/smoke/metrics/space.json is not what the pipeline made" in refusal()
+
+
+def test_weights_that_were_there_before_the_run_are_not_published(own):
+    notebook = own.notebook("02_finetune")
+    pretend_to_run(notebook, trained_in_this_run=29, models=30)
+    assert (
+        "02_finetune.ipynb: trained 29 of 30 models, the others were there already: `rm -r outputs/smoke" in refusal()
+    )
+    pretend_to_run(notebook, trained_in_this_run=30, models=30)
+    publishing.publish("smoke")
+
+
+def test_notebooks_of_different_runs_are_told_apart(own):
+    locked("space", weights="of other weights")
+    publishing.publish("smoke")
+    assert "03_space.ipynb: its outputs come from another outputs/smoke/weights than what is published" in problems()
+    assert len(problems().splitlines()) == 1
+
+
+def test_the_model_card_goes_to_its_base(own):
+    card = paths.outputs("pocket", "base", "README.md")
+    card.write_text("# measured")
+    publishing._publish_card("pocket")
+    assert (own.root / "data/base/pocket/README.md").read_text() == "# measured"
+    publishing._publish_card("smoke")  # whose base is made where its card is
+
+
+def test_published_outputs_are_presentable():
+    widget = {publishing.WIDGET: {}, "text/plain": "interactive(...)"}
+    states = ("\r 0%|  | [0/2]x.py: Warning\n", "\r 50%| | [1/2]", "\r100%|##| [2/2]", "\ny.py\n")
+    said = [("stderr", state) for state in states]
+    said += [("stdout", "\r 0%\rfinished\n"), ("stderr", "\r 0%|  | [0/1]\r100%|##| [1/1]\n\r 50%|# | [1/2]")]
+    streams = [new_output("stream", name=name, text=text) for name, text in said]
+    shown = [new_output("display_data", data) for data in (widget, widget | {"image/png": "..."})]
+    cell, ran = new_code_cell("paint()"), new_code_cell("paint()", outputs=streams + shown)
+    notebook, executed = new_notebook(cells=[cell]), new_notebook(cells=[ran])
+    executed.metadata.w2w = {}
+    publishing._with_outputs(notebook, executed)
+    first, printed, second, strip = cell.outputs
+    assert (first.text, printed.text, second.text) == ("100%|##| [2/2]", "finished\n", "100%|##| [1/1]\n50%|# | [1/2]")
+    assert set(strip.data) == {"image/png", "text/plain"}
+
+
+def test_published_outputs_are_current():
+    assert runner.notebooks(), f"no notebooks in {paths.NOTEBOOKS}"
+    assert publishing.check("pocket") == []
