@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from multiprocessing import get_context
 from threading import RLock
 
@@ -21,46 +22,49 @@ from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.weights_dataset import WeightsDataset
 
 
-def train_share(folder, images, prior, share):
-    train_all_alone(folder, {i: images[i] for i in list(images)[share::2]}, prior)
+def test_two_runs_never_train_the_same_people(layout, images, prior, tmp_path, pipeline, monkeypatch):
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset, train, refused = fleet.dataset(tmp_path), fleet.train, []
+
+    def train_while_another_run_begins(*group, **how):
+        other = fleet.dataset(tmp_path)
+        monkeypatch.setattr(other, "lock", partial(other.lock, timeout=0))
+        with pytest.raises(TimeoutError, match=f"{tmp_path}/.lock has been held .* by process {os.getpid()} on "):
+            Fleet(pipeline, layout, RECIPE, prior).train_all(images, other)
+        refused.append(other)
+        return train(*group, **how)
+
+    monkeypatch.setattr(fleet, "train", train_while_another_run_begins)
+    fleet.train_all(images, dataset, fleet_size=2)
+    assert len(refused) == 2 and dataset.ids == list(images)
+    Fleet(pipeline, layout, RECIPE, prior).train_all(images, refused[0])  # finds everybody finished
 
 
-def test_two_processes_fill_one_dataset_as_one_does(prior, tmp_path):
-    rng = torch.Generator().manual_seed(9)
-    images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(6)}
-    train_apart(tmp_path / "one", images, prior).join()
-    context = get_context("fork")
-    runs = [context.Process(target=train_share, args=(tmp_path / "two", images, prior, k)) for k in (0, 1)]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    one, two = WeightsDataset.open(tmp_path / "one"), WeightsDataset.open(tmp_path / "two")
-    two.verify()
-    assert sorted(two.ids) == list(images)
-    torch.testing.assert_close(two.weights(list(images)), one.weights(list(images)), rtol=0, atol=0)
-
-
+@pytest.mark.slow
 def test_workers_train_the_same_adapters(pipeline, images, prior, tmp_path, roomy):
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
     fleet = Fleet(pipeline, layout, RECIPE, prior)
     for workers in (1, 2):
-        dataset = WeightsDataset.create(tmp_path / str(workers), layout, RECIPE.to_dict())
+        dataset = fleet.dataset(tmp_path / str(workers))
         fleet.train_all(images, dataset, fleet_size=2, workers=workers)
         dataset.verify()
     one, two = (WeightsDataset.open(tmp_path / str(workers)).weights(list(images)) for workers in (1, 2))
-    assert (one - two).norm() < WITHIN * (one - fleet.start).norm()
+    assert (one - two).norm() < WITHIN * (one - fleet.initial).norm()
 
 
 def train_with_workers(folder, images, prior):
     pipeline = tiny_pipeline()
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
-    dataset = WeightsDataset.create(folder, layout, {})
     fleet_module.plan = lambda workers, size, *_: (workers, size)  # in a process of its own
-    Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1, workers=2)
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    fleet.train_all(images, fleet.dataset(folder), fleet_size=1, workers=2)
 
 
-def test_workers_end_with_their_parent_and_lose_nothing(prior, tmp_path):
+@pytest.mark.slow
+def test_workers_end_with_their_parent_and_leave_and_lose_nothing(prior, tmp_path, monkeypatch):
+    temporary, tmp_path = tmp_path / "temporary", tmp_path / "rows"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     images = dict.fromkeys([f"person-{i}" for i in range(2_000)], torch.zeros(1, 4, 8, 8))
     parent = get_context("spawn").Process(target=train_with_workers, args=(tmp_path, images, prior))
     parent.start()
@@ -73,6 +77,7 @@ def test_workers_end_with_their_parent_and_lose_nothing(prior, tmp_path):
     parent.join()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+    assert not list(temporary.rglob("*"))
     finished = WeightsDataset.open(tmp_path)
     finished.verify()
     assert finished.ids
@@ -82,24 +87,28 @@ def die(*args, **kwargs):
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prior, tmp_path, roomy):
-    layout = AdapterLayout.of(pipeline.unet, "x")
-    fleet, dataset = Fleet(pipeline, layout, RECIPE, prior), WeightsDataset.create(tmp_path, layout, {})
+    layout = AdapterLayout.of(pipeline.unet, "0" * 16)
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    dataset = fleet.dataset(tmp_path)
     fleet.train = die
     with pytest.raises(MemoryError, match="fewer workers or a smaller fleet"):
         fleet.train_all(images, dataset, fleet_size=1, workers=2)
 
 
 WITHOUT_GUARD = """
-from types import SimpleNamespace
+from contextlib import nullcontext
+from functools import partial
 import torch
 from w2w_lib.training.workers import train_in_groups
 
-fleet = SimpleNamespace(compiled=False, ballast=torch.zeros(10**6))  # more than a pipe holds
-next(train_in_groups(fleet, {"person": torch.zeros(1)}, size=1, workers=2, say=print))
+start = partial(nullcontext, torch.zeros(10**6))  # more than a pipe holds
+next(train_in_groups(start, {"person": torch.zeros(1)}, size=1, workers=2, report=print))
 """
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_are_an_error_and_not_a_hang(tmp_path):
     (tmp_path / "script.py").write_text(WITHOUT_GUARD)
     said = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -118,10 +127,11 @@ def train_all_alone(folder, images, prior):
     tqdm.set_lock(RLock())  # tqdm's own is shared with the parent, which would wait for a killed process for ever
     pipeline = tiny_pipeline()
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline), "paper", rank=1, alpha=3)
-    dataset = WeightsDataset.create(folder, layout, RECIPE.to_dict())
-    Fleet(pipeline, layout, RECIPE, prior).train_all(images, dataset, fleet_size=1)
+    fleet = Fleet(pipeline, layout, RECIPE, prior)
+    fleet.train_all(images, fleet.dataset(folder), fleet_size=1)
 
 
+@pytest.mark.slow
 def test_twenty_kills_lose_no_finished_row_and_change_none(prior, tmp_path):
     rng = torch.Generator().manual_seed(9)
     images = {f"person-{i:02d}": torch.randn(4, 4, 8, 8, generator=rng) for i in range(24)}

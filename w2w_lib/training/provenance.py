@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -72,8 +73,12 @@ def versions() -> dict[str, str]:
     }
 
 
+@cache
 def training_code() -> str:
-    """SHA-256 of the code between latents and weights; comments, docstrings and texts of errors do not count."""
+    """SHA-256 of the code between latents and weights; comments, docstrings and texts of errors do not count.
+
+    It is read once in a process, as the code itself is.
+    """
     trees = [_Deciding().visit(ast.parse(files("w2w_lib").joinpath(name).read_bytes())) for name in SOURCES]
     return hashlib.sha256("\n".join(map(_written, trees)).encode()).hexdigest()
 
