@@ -21,8 +21,13 @@ from w2w_lib.models.images import decode, encode_images, to_pixels
 from w2w_lib.models.prompts import encode_prompts
 from w2w_lib.models.sampling import Sampling, generate, seed_noise
 from w2w_lib.models.schedule import as_ddim
+from w2w_lib.workbook import paths
 
-UNET, TEXT, VAE = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors", "vae"
+UNET, TEXT, VAE = (
+    "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+)
 QUICK = Sampling(steps=2)
 
 
@@ -235,7 +240,7 @@ def test_truncated_weights_are_refused(base):
 
 
 def test_missing_unknown_and_reshaped_tensors_are_refused(base):
-    for name in (UNET, TEXT, "vae/diffusion_pytorch_model.safetensors"):
+    for name in (UNET, TEXT, VAE):
         original = (base / name).read_bytes()
         key = next(iter(sorted(load_file(base / name))))
 
@@ -353,11 +358,32 @@ def test_tokenizers_that_do_not_fit_are_refused(base):
 
 
 def test_names_of_other_versions_are_known(base):
-    """transformers 4 wrote text_model. before each name, and a constant; PatchCodec had another module."""
-    open_base(base)
+    """transformers 4 wrote text_model. before each name, and a constant; diffusers called attention otherwise."""
     tensors = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in load_file(base / TEXT).items()}
     save_file(tensors | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, base / TEXT)
+    former = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(tensors: dict) -> None:
+        for name in [name for name in tensors if "attentions" in name]:
+            new = name
+            for now, then in former.items():
+                new = new.replace(f".{now}.", f".{then}.")
+            tensors[new] = tensors.pop(name)
+
+    rewrite(base / VAE, rename)
+    assert any(".proj_attn." in name for name in load_file(base / VAE))
     assert fingerprint(open_base(base)) == fingerprint(tiny_pipeline())
+
+
+def test_the_shipped_base_is_opened_under_the_former_name_of_its_codec(tmp_path, unchecked):
+    pocket = paths.ROOT / "data/base/pocket"
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (tmp_path / part).symlink_to(pocket / part)
+    shutil.copy(pocket / "model_index.json", tmp_path)
+    edit(tmp_path / "model_index.json", vae=["w2w_lib.codec", "PatchCodec"])
+    former = open_base(tmp_path, torch.bfloat16)
+    assert fingerprint(former) == fingerprint(open_base(pocket))
+    assert generate(former, ["sks person"], [0], sampling=QUICK).shape == (1, 64, 64, 3)
 
 
 # ---------------------------------------------------------------- prompts

@@ -111,7 +111,8 @@ def _text_config(config: dict[str, Any]) -> CLIPTextConfig:
     if config.get("model_type") != CLIPTextConfig.model_type:
         raise ValueError(f"model_type {config.get('model_type')!r}, not {CLIPTextConfig.model_type}")
     known = CLIPTextConfig().to_dict()
-    return CLIPTextConfig(**{name: value for name, value in config.items() if name in known and name[0] != "_"})
+    settings = {name: value for name, value in config.items() if name in known and not name.startswith("_")}
+    return CLIPTextConfig(**settings | {"return_dict": True})
 
 
 def _floating(module: nn.Module) -> dict[str, torch.Tensor]:
