@@ -530,6 +530,16 @@ def test_numbers_of_adapters_and_strengths_are_finite(pipeline, layout, unchecke
             generate(pipeline, ["person"] * 2, [0, 1], layout, fine, strength)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"weights": [[0.0]]}, {"weights": np.zeros((1, 8))}, {"sampling": {"steps": 2}}, {"sampling": 5}]
+)
+def test_arguments_of_other_types_are_refused(pipeline, layout, wrong, unchecked):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        generate(pipeline, ["person"], [0], layout, **wrong)
+    with pytest.raises(ValueError, match="seeds"):
+        generate(pipeline, ["person"], {0: 1})
+
+
 def test_more_steps_than_timesteps_are_refused(base):
     edit(base / "scheduler/scheduler_config.json", num_train_timesteps=100)
     with pytest.raises(ValueError, match="101 steps: expected at most 100"):

@@ -16,7 +16,7 @@ def encode_images(
     images: UInt8[np.ndarray, "batch height width 3"] | Float[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, "batch channels cells_high cells_wide"]:
     """Scaled latents of pictures, or of images in [-1, 1]; ValueError for sides that are no multiples of a cell's."""
-    images = to_pixels(images) if isinstance(images, np.ndarray) else images
+    images = images if isinstance(images, Tensor) else to_pixels(images)
     _check_images(pipeline, images)
     with torch.no_grad():
         posterior = pipeline.vae.encode(images.to(pipeline.vae.device, pipeline.vae.dtype)).latent_dist
@@ -29,7 +29,7 @@ def decode(
 ) -> UInt8[np.ndarray, "batch height width 3"]:
     """Pictures of latents; ValueError where they are NaN or infinite, or have other channels than the base's."""
     channels = pipeline.vae.config.latent_channels
-    if latents.ndim != 4 or latents.shape[1] != channels:
+    if latents.ndim != 4 or latents.shape[1] != channels or not len(latents):
         raise ValueError(f"latents of shape {tuple(latents.shape)}: expected (batch, {channels}, height, width)")
     if not finite(latents):
         raise ValueError(

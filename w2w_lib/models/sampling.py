@@ -64,7 +64,9 @@ def generate(
     given. ValueError where the lengths differ, adapters are of another base or layout, or anything is not what it
     should be: texts, whole seeds from 0, finite numbers.
     """
-    sampling = sampling or Sampling()
+    sampling = Sampling() if sampling is None else sampling
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling {sampling!r}: expected a Sampling")
     check_prompts(prompts)
     seeds = _whole(seeds)
     if len(prompts) != len(seeds):
@@ -107,9 +109,10 @@ def _generate_batch(pipeline, prompts, seeds, layout, weights, early, strengths,
 
 
 def _whole(seeds: Sequence[int]) -> list[int]:
-    if isinstance(seeds, str) or not hasattr(seeds, "__len__"):
+    seeds = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
         raise ValueError(f"seeds {seeds!r}: expected a list of whole numbers")
-    return [whole_number("seed", seed, 0, LARGEST_SEED) for seed in getattr(seeds, "tolist", lambda: seeds)()]
+    return [whole_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]
 
 
 def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, Tensor | None], count: int) -> None:
@@ -123,6 +126,8 @@ def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, 
     for name, weights in adapters.items():
         if weights is None:
             continue
+        if not isinstance(weights, Tensor):
+            raise ValueError(f"{name} of type {type(weights).__name__}: expected a torch.Tensor")
         if weights.shape != (count, layout.dimension) or not weights.is_floating_point():
             raise ValueError(
                 f"{name} of shape {tuple(weights.shape)} and type {weights.dtype}: expected ({count}, "
