@@ -1,31 +1,40 @@
-"""The judges, the patch code and the base's measurements, against truths found another way."""
+"""Faces, attributes, the patch code and the base's measurements, against truths found another way."""
+
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 from skimage.data import astronaut
 from sklearn.decomposition import PCA
-from sklearn.metrics import roc_auc_score
 from tiny_base import tiny_pipeline
 
 from w2w_lib.evaluation import base_quality
 from w2w_lib.evaluation.attributes import AttributeClassifier, train_attribute_classifier, varying
 from w2w_lib.evaluation.base_quality import PROMPTS, VIEW_PHRASES, frechet_distance, precision_recall, shuffle_patches
 from w2w_lib.evaluation.faces import FALLBACK_POINTS, detect_faces, embed_faces, face_points
-from w2w_lib.evaluation.identity import Faces, id_score, verification_auc
+from w2w_lib.evaluation.identity import Faces
+from w2w_lib.evaluation.sample_quality import comparison_sets, sample_quality
+from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.people.people_set import People
 from w2w_lib.people.rendered.captions import VOCABULARY
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.people.rendered.view import BACKGROUNDS
 from w2w_lib.pocket.codec import PatchCodec, fit_patch_codec
 from w2w_lib.pocket.codec_training import refine_codec
+from w2w_lib.workbook import paths
 
 
-# ---------------------------------------------------------------- judges
+# ---------------------------------------------------------------- faces
 @pytest.fixture(scope="module")
 def face() -> np.ndarray:
     """A real portrait: NASA's Eileen Collins, from scikit-image."""
@@ -62,26 +71,59 @@ def test_a_mirrored_face_turns_the_other_way(face):
     assert turn[0] * turn[1] < 0
 
 
-def test_verification_auc_is_sklearns_on_explicit_loops():
-    rng = np.random.default_rng(0)
-    people, others = np.repeat(np.arange(5), 3), np.repeat(np.arange(5), 2)
-    a = rng.normal(size=(15, 8)) + people[:, None] * 0.4
-    b = rng.normal(size=(10, 8)) + others[:, None] * 0.4
-    within = [(i, j) for i in range(15) for j in range(i)]
-    truth = roc_auc_score(
-        [people[i] == people[j] for i, j in within], [-np.linalg.norm(a[i] - a[j]) for i, j in within]
-    )
-    assert verification_auc(a, people) == pytest.approx(truth)
-    across = [(i, j) for i in range(15) for j in range(10)]
-    truth = roc_auc_score(
-        [people[i] == others[j] for i, j in across], [-np.linalg.norm(a[i] - b[j]) for i, j in across]
-    )
-    assert verification_auc(a, people, b, others) == pytest.approx(truth)
+def test_a_picture_that_is_not_square_is_not_distorted(face):
+    """Black beside a portrait does not change whose face it is; a stretched face would."""
+    wide = np.pad(face, [(0, 0), (40, 90), (0, 0)])
+    embeddings, found = embed_faces(face[None])
+    beside, found_beside = embed_faces(wide[None])
+    assert found[0] and found_beside[0] and np.linalg.norm(embeddings - beside) < 0.3
 
 
-def test_id_score_is_the_cosine():
-    a, b = np.array([[3.0, 4.0], [1.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 2.0]])
-    np.testing.assert_allclose(id_score(a, b), [1, 0])
+def test_pictures_that_cannot_be_measured(face, unchecked):
+    for wrong in (face, face[None] / 255, face[None, :, :, :2], np.zeros((1, 0, 9, 3), np.uint8)):
+        for measure in (embed_faces, detect_faces, face_points, AttributeClassifier(("Cap",)).logits):
+            with pytest.raises(ValueError, match=r"pictures: expected uint8 \(batch, height, width, 3\), found"):
+                measure(wrong)
+    with pytest.raises(ValueError, match="workers: expected a whole number of at least 1, found 0"):
+        embed_faces(face[None], workers=0)
+    none = np.zeros((0, 64, 64, 3), np.uint8)
+    assert [part.shape for part in embed_faces(none)] == [(0, 128), (0,)]
+    assert face_points(none).shape == (0, 5, 2) and AttributeClassifier(("Cap",)).logits(none).shape == (0, 1)
+
+
+SCRIPT = """
+import sys, threading, numpy as np, psutil
+from skimage.data import astronaut
+from w2w_lib.evaluation import faces
+face = astronaut()[:256, 96:352]
+pictures = np.stack([np.roll(face, shift, 1)[::2, ::2] for shift in range(-20, 20)])  # no main guard
+embeddings, found = faces.embed_faces(pictures, workers=2)
+alone, seen = faces.embed_faces(pictures[:32], workers=1)
+assert (embeddings[:32] == alone).all() and (found[:32] == seen).all() and found.any()
+workers = [p for p in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(p.cmdline())]
+assert len(workers) == 2, workers
+faces.embed_faces(pictures[:8], workers=2)
+assert {p.pid for p in workers} <= {p.pid for p in psutil.Process().children(recursive=True)}
+print(*(p.pid for p in workers), flush=True)
+if "wait" in sys.argv:
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["well", "killed"])
+def test_workers_give_the_same_numbers_stay_for_the_next_call_and_end_with_their_parent(tmp_path, end):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", *(["wait"] if end == "killed" else [])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as script:
+        workers = [int(pid) for pid in script.stdout.readline().split()]
+        if end == "killed":
+            script.kill()
+    assert len(workers) == 2 and script.returncode == (-signal.SIGKILL if end == "killed" else 0)
+    until = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in workers):
+        assert time.monotonic() < until, "workers outlive their parent"
+        time.sleep(0.2)
 
 
 # ---------------------------------------------------------------- the patch code
@@ -146,6 +188,7 @@ def discs(count):
     return torch.from_numpy(np.repeat(inside[:, None] * 255, 3, 1).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_the_refiner_adds_what_the_linear_decoder_blurs(tmp_path):
     pixels = discs(600)
     images = pixels / 127.5 - 1
@@ -246,6 +289,45 @@ def test_shuffled_patches_are_the_same_patches():
     np.testing.assert_array_equal(mixed, shuffle_patches(images, seed=3))
 
 
+def test_sample_quality_is_a_table_of_both(unchecked):
+    rng = np.random.default_rng(0)
+    faces = {
+        "renders": rng.normal(size=(60, 2)),
+        "same": rng.normal(size=(60, 2)),
+        "far": rng.normal(size=(60, 2)) + 50,
+    }
+    table = sample_quality(faces)
+    assert list(table.index) == ["same", "far"] and list(table) == ["Fréchet", "precision", "recall"]
+    assert table.loc["far", "precision"] == 0 and table.loc["same", "recall"] > 0.8
+    assert table.loc["far", "Fréchet"] == pytest.approx(2 * 50**2, rel=0.05)
+    with pytest.raises(ValueError, match="no set 'render', did you mean 'renders'"):
+        sample_quality(faces, "render")
+    for wrong in (faces["same"][:1], faces["same"][:, :1], faces["same"] * np.nan, faces["same"][0]):
+        for measure in (frechet_distance, precision_recall):
+            with pytest.raises(ValueError, match="distributions"):
+                measure(faces["renders"], wrong)
+
+
+@pytest.mark.slow
+def test_the_sets_that_are_compared(unchecked):
+    pipeline, people = tiny_pipeline(), People.render("heldout", 2, 2, 16)
+    first, second = people.images[0::2], people.images[1::2]
+    sets = comparison_sets(pipeline, first, second, Sampling(steps=2))
+    assert list(sets)[:3] == ["renders", "same people, other views", "those, decoded"] and len(sets) == 8
+    assert {images.shape for images in sets.values()} == {first.shape}
+    np.testing.assert_array_equal(sets["other people"], People.render("test", 2, 1, 16).images)
+    seeded = generate(pipeline, ["person"], [10_001], sampling=Sampling(steps=2))
+    assert np.abs(sets["samples"][1].astype(int) - seeded[0]).max() <= 1
+    with pytest.raises(ValueError, match="expected two views of the same people"):
+        comparison_sets(pipeline, first, second[:1], Sampling(steps=2))
+
+
+def test_pictures_that_cannot_be_shuffled(unchecked):
+    for shape in ((1, 64, 60, 3), (1, 60, 60, 3)):
+        with pytest.raises(ValueError, match="squares whose side is a multiple of 8"):
+            shuffle_patches(np.zeros(shape, np.uint8), 0)
+
+
 # ---------------------------------------------------------------- prompts
 def test_prompts_speak_the_captions_vocabulary():
     assert set(PROMPTS) == set(ATTRIBUTES)
@@ -254,7 +336,7 @@ def test_prompts_speak_the_captions_vocabulary():
 
 
 class Oracle:
-    """A judge whose logit of every attribute is the picture's brightness."""
+    """A classifier whose logit of every attribute is the picture's brightness."""
 
     def logits(self, images):
         return pd.DataFrame({name: images.mean((1, 2, 3)) for name in ATTRIBUTES})
@@ -294,7 +376,7 @@ def test_of_whom_there_are_fewer_pictures_fewer_are_taken():
     assert faces.templates()[0] == people.ids
 
 
-# ---------------------------------------------------------------- a judge of the reader's own labels
+# ---------------------------------------------------------------- a classifier of the reader's own labels
 def people_in_caps(count: int, seed: int) -> People:
     """People of noise, two pictures each; some wear a red cap, which their pictures show."""
     rng = np.random.default_rng(seed)
@@ -307,7 +389,8 @@ def people_in_caps(count: int, seed: int) -> People:
     return People(images, pd.DataFrame({"id": np.repeat(ids, 2)}), labels)
 
 
-def test_a_judge_learns_the_readers_own_label_and_comes_back_from_disk(tmp_path):
+@pytest.mark.slow
+def test_a_classifier_learns_the_readers_own_label_and_comes_back_from_disk(tmp_path):
     classifier = train_attribute_classifier(people_in_caps(32, seed=0), epochs=40)
     classifier.save(tmp_path / "classifier.safetensors")
     unseen = people_in_caps(40, seed=1)
@@ -323,3 +406,41 @@ def test_labels_that_do_not_vary_teach_nothing():
     assert varying(alike.labels, ["Cap", "age", "Hat"]) == [] and varying(people.labels, ["Hat", "Cap"]) == ["Cap"]
     with pytest.raises(ValueError, match="at least one attribute that some have and some not"):
         train_attribute_classifier(alike)
+    with pytest.raises(ValueError, match="epochs: expected a whole number of at least 1, found 0"):
+        train_attribute_classifier(people, epochs=0)
+
+
+def test_labels_with_commas_come_back_and_older_files_are_read(tmp_path):
+    names = ("Hair, grey", '"quoted"', "ÄÖ")
+    path = tmp_path / "classifier.safetensors"
+    AttributeClassifier(names).save(path)
+    assert AttributeClassifier.load(path).attributes == names
+    shipped, state = AttributeClassifier.load(paths.ATTRIBUTE_CLASSIFIER), load_file(paths.ATTRIBUTE_CLASSIFIER)
+    assert set(shipped.attributes) == set(ATTRIBUTES) and shipped.attributes[0] == "Male"
+    for name, tensor in shipped.state_dict().items():
+        assert torch.equal(tensor, state[name].to(tensor.dtype))
+
+
+def test_files_that_are_no_classifier(tmp_path):
+    path = tmp_path / "classifier.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no such file; expected an attribute classifier; train it anew"):
+        AttributeClassifier.load(path)
+    AttributeClassifier(("Cap",)).save(path)
+    state, cap = load_file(path), {"attributes": '["Cap"]'}
+    for said, tensors, metadata in (
+        ("metadata attributes '': expected a list", state, {}),
+        ("expected a list of different names", state, {"attributes": "Cap,Cap"}),
+        ("Expecting|expected", state, {"attributes": "[Cap"}),
+        ("missing or unknown: head.bias", {k: v for k, v in state.items() if k != "head.bias"}, cap),
+        ("missing or unknown: more", state | {"more": torch.ones(1)}, cap),
+        (r"'head.weight' of shape \(1, 2560\) and type F16: expected \(2, 2560\)", state, {"attributes": "Cap,Hat"}),
+        ("'head.bias' of shape .*type I64", state | {"head.bias": torch.ones(1, dtype=torch.long)}, cap),
+        ("'head.bias' holds NaN", state | {"head.bias": torch.full((1,), torch.nan).half()}, cap),
+    ):
+        save_file(tensors, path, metadata)
+        with pytest.raises(ValueError, match=said) as caught:
+            AttributeClassifier.load(path)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="expected an attribute classifier; train it anew"):
+        AttributeClassifier.load(path)

@@ -75,6 +75,37 @@ def test_crop_puts_the_face_where_portraits_have_it():
         crop_photo(np.zeros((64, 64, 3), np.uint8), 64)
 
 
+def test_a_photograph_of_any_shape_gives_the_same_crop():
+    from skimage.data import astronaut
+
+    square = astronaut()[:400, 30:430]
+    wanted = crop_photo(square, 64).astype(int)
+    for beside in (((0, 0), (60, 150)), ((0, 201), (0, 0))):  # more of it beside, or below
+        photo = np.pad(square, [*beside, (0, 0)], mode="edge")
+        assert np.abs(crop_photo(photo, 64) - wanted).mean() < 25  # of 255: found on another grid of pixels
+
+
+def test_photographs_and_masks_that_cannot_be(pipeline, space, weights, unchecked):
+    for wrong in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3))):
+        with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), found"):
+            crop_photo(wrong, 64)
+    with pytest.raises(ValueError, match="size: expected a whole number"):
+        crop_photo(np.zeros((9, 9, 3), np.uint8), 0)
+    for cells, grow, said in ((0, 0.3, "cells"), (2.5, 0.3, "cells"), (8, float("nan"), "grow"), (8, -9, "is empty")):
+        with pytest.raises(ValueError, match=said):
+            head_mask(cells, grow)
+    for prompts, first, count, said in (
+        (["x"], 0, 0, "count"),
+        ("x", 0, 1, "list"),
+        ([], 0, 1, "list"),
+        (["x"], -1, 1, "first"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            prompts_with_seeds(prompts, first, count)
+    with pytest.raises(ValueError, match="0 models, 1 prompts: expected at least one of each"):
+        portraits(pipeline, space.layout, weights[:0], [("x", 0)])
+
+
 def test_head_mask_covers_the_middle():
     mask = head_mask(8)[0]
     assert mask[4, 4] == 1 and mask[0, 0] == 0 and 0.2 < mask.mean() < 0.9

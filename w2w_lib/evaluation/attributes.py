@@ -1,5 +1,6 @@
 """An attribute classifier, trained on renders of people of its own: which labels does a picture show?"""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,17 +9,23 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import save_tensors
+from w2w_lib.files.regular import regular_file
+from w2w_lib.files.tensors import finite
+from w2w_lib.inputs import some, whole_number
 from w2w_lib.models.images import to_pixels
 from w2w_lib.people.people_set import People
 
 SIZE = 64  # pixels; larger pictures are averaged down
 BATCH = 256
+EXPECTED = "an attribute classifier"
+REMEDY = "train it anew: `make base` does so, or notebook 01 for your own people"
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -53,31 +60,62 @@ class AttributeClassifier(nn.Module):
 
     @torch.no_grad()
     def logits(self, images: UInt8[np.ndarray, "batch height width 3"]) -> pd.DataFrame:
-        """Logit of every attribute (columns) in every picture (rows)."""
+        """Logit of every attribute (columns) in every picture (rows); ValueError where pictures are not uint8 RGB."""
         self.eval()
+        as_pictures(images)
         parts = [self(_small(images[first : first + BATCH])) for first in range(0, len(images), BATCH)]
-        return pd.DataFrame(torch.cat(parts).numpy(), columns=list(self.attributes))
+        none = torch.zeros(0, len(self.attributes))
+        return pd.DataFrame(torch.cat([none, *parts]).numpy(), columns=list(self.attributes))
 
     def save(self, path: str | Path) -> None:
+        """Write the network in half precision and the names of its attributes."""
         half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_tensors(half, path, {"attributes": ",".join(self.attributes)})
+        save_tensors(half, path, {"attributes": json.dumps(self.attributes)})
 
     @classmethod
     def load(cls, path: str | Path) -> "AttributeClassifier":
-        """Read a saved classifier; FileNotFoundError if there is none."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"{path}: expected an attribute classifier; `make base` trains it, notebook 01 for your own people"
-            )
-        with safe_open(path, "pt") as file:
-            classifier = cls(tuple(file.metadata()["attributes"].split(",")))
-            state = {name: file.get_tensor(name) for name in file.keys()}
+        """Read a saved classifier; FileNotFoundError where there is none, ValueError for any other file."""
+        path = regular_file(path, EXPECTED, REMEDY)
+        try:
+            with safe_open(path, "np") as header:
+                classifier = cls(_attribute_names((header.metadata() or {}).get("attributes", "")))
+                _check_tensors(classifier, {name: header.get_slice(name) for name in header.keys()})
+            with safe_open(path, "pt") as file:
+                state = {name: file.get_tensor(name) for name in classifier.state_dict()}
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path}: {error}; expected {EXPECTED}; {REMEDY}") from None
+        if bad := [name for name, tensor in state.items() if not finite(tensor)]:
+            raise ValueError(f"{path}: tensor {bad[0]!r} holds NaN or infinite numbers; {REMEDY}")
         classifier.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         return classifier.eval()
 
 
+def _attribute_names(text: str) -> tuple[str, ...]:
+    """The names in a file's metadata: a JSON list, or as older files have them, joined by commas."""
+    names = json.loads(text) if text.startswith("[") else text.split(",")
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < max(1, len(names)):
+        raise ValueError(f"metadata attributes {text!r}: expected a list of different names")
+    return tuple(names)
+
+
+def _check_tensors(classifier: AttributeClassifier, found: dict) -> None:
+    expected = classifier.state_dict()
+    if different := sorted(expected.keys() ^ found.keys()):
+        raise ValueError(f"tensors missing or unknown: {some(different)}")
+    for name, tensor in expected.items():
+        shape, kind = tuple(found[name].get_shape()), found[name].get_dtype()
+        if shape != tuple(tensor.shape) or kind not in (("F16", "F32") if tensor.is_floating_point() else ("I64",)):
+            raise ValueError(f"tensor {name!r} of shape {shape} and type {kind}: expected {tuple(tensor.shape)}")
+
+
 def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) -> AttributeClassifier:
-    """Train the classifier on people's pictures, for those of their labels that vary; ValueError if none does."""
+    """Train the classifier on people's pictures, for those of their labels that vary.
+
+    ValueError where none does, for a single picture, and where an epoch or seed is no whole number.
+    """
+    whole_number("epochs", epochs), whole_number("seed", seed, 0)
+    if len(as_pictures(people.images)) < 2:  # batch normalisation needs two
+        raise ValueError(f"{len(people.images)} pictures: expected at least 2 to train an attribute classifier")
     attributes = varying(people.labels, people.labels.columns)
     if not attributes:
         raise ValueError("the people's labels do not vary: expected at least one attribute that some have and some not")

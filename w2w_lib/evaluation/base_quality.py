@@ -1,4 +1,7 @@
-"""What a base model can do: its code, its faces and its obedience, by judges that it was not trained with."""
+"""What a base model can do: its autoencoder, its faces, and how well it follows prompts.
+
+The measurements are by networks that it was not trained with.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,13 +16,15 @@ from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.attributes import AttributeClassifier
 from w2w_lib.evaluation.faces import face_points
+from w2w_lib.evaluation.pictures import as_pictures, finite_embeddings
+from w2w_lib.inputs import whole_number
 from w2w_lib.models.images import as_images, decode, encode_images, to_pixels
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.people.rendered.view import BACKGROUNDS
 
 Images = UInt8[np.ndarray, "batch height width 3"]
 
-# For each attribute what to say to have it, and what to say instead.
+# For each attribute, the prompt's ending that asks for it, and the one that does not.
 PROMPTS = {
     "Male": ("man", "woman"),
     "Young": ("person, in the twenties", "person, in the seventies"),
@@ -53,7 +58,11 @@ PROMPTS = {
 
 # ---------------------------------------------------------------- distributions
 def frechet_distance(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"]) -> float:
-    """|μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½), between Gaussians fitted to the rows (Heusel et al. 2017)."""
+    """|μa − μb|² + tr(Σa + Σb − 2 (Σa Σb)^½), between Gaussians fitted to the rows (Heusel et al. 2017).
+
+    ValueError for fewer than two rows, rows of different lengths, NaN or infinite numbers.
+    """
+    _check_clouds(a, b)
     difference = a.mean(0) - b.mean(0)
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
     squares = np.linalg.eigvals(cov_a @ cov_b).real.clip(0)  # of a product of two covariances: real, >= 0
@@ -65,8 +74,11 @@ def precision_recall(
 ) -> tuple[float, float]:
     """Shares of generated rows among the real and of real among the generated (Kynkäänniemi et al. 2019).
 
-    A point is among a cloud if it is as near to one of its points as that point's k-th neighbour is.
+    A point is among a cloud if it is as near to one of its points as that point's k-th neighbour is. ValueError for
+    fewer than two rows, rows of different lengths, NaN or infinite numbers.
     """
+    _check_clouds(real, generated)
+    whole_number("neighbours", neighbours)
 
     def share_inside(points, cloud) -> float:
         radius = np.sort(cdist(cloud, cloud), axis=1)[:, min(neighbours, len(cloud) - 1)]
@@ -75,8 +87,21 @@ def precision_recall(
     return share_inside(generated, real), share_inside(real, generated)
 
 
+def _check_clouds(a: np.ndarray, b: np.ndarray) -> None:
+    for rows in (a, b):
+        finite_embeddings(rows, "distributions", axes=2)
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"distributions of shapes {a.shape} and {b.shape}: expected at least 2 rows of one length")
+
+
 def shuffle_patches(images: Images, seed: int, cells: int = 8) -> Images:
-    """Every picture cut into ``cells`` x ``cells`` squares in random order: a control of the same colours."""
+    """Every picture cut into ``cells`` x ``cells`` squares in random order: a control of the same colours.
+
+    ValueError where the pictures are not square, or their side is no multiple of ``cells``.
+    """
+    height, width = as_pictures(images).shape[1:3]
+    if height != width or height % whole_number("cells", cells):
+        raise ValueError(f"pictures of {height} x {width} pixels: expected squares whose side is a multiple of {cells}")
     rng, side = np.random.default_rng(seed), images.shape[1] // cells
     grid = images.reshape(-1, cells, side, cells, side, 3).swapaxes(2, 3)
     squares = grid.reshape(-1, cells**2, side, side, 3)
@@ -95,7 +120,7 @@ def reconstruct_linearly(pipeline: StableDiffusionPipeline, images: Images) -> I
     return as_images(pipeline, pipeline.vae.decoder(encode_images(pipeline, to_pixels(images))))
 
 
-# ---------------------------------------------------------------- does it do what the prompt says?
+# ---------------------------------------------------------------- does it follow the prompt?
 def prompted(
     pipeline: StableDiffusionPipeline, endings: list[str], seeds: range, sampling: Sampling
 ) -> UInt8[np.ndarray, "endings seeds height width 3"]:
@@ -125,7 +150,7 @@ def _auc(high, low) -> float:
     return float(roc_auc_score(np.repeat([1, 0], [len(high), len(low)]), np.concatenate([high, low])))
 
 
-# ---------------------------------------------------------------- does the view do what the caption says?
+# ---------------------------------------------------------------- does the view follow the prompt?
 def face_turn(images: Images) -> Float[np.ndarray, " batch"]:
     """How far the nose is right of the eyes' middle, in eye distances."""
     left, right, nose, _, _ = face_points(images).swapaxes(0, 1)

@@ -1,24 +1,45 @@
-"""Judges that the base model was never trained with: is it a face, and whose?
+"""Is there a face in a picture, and whose? By networks that neither the base model nor its adapters were trained with.
 
 The detector is MTCNN (weights inside facenet-pytorch), the embedder dlib's ResNet (weights inside
 face-recognition-models): both were trained on photographs, neither on this workbook's renders.
+
+Many pictures go to worker processes, one for each core: dlib holds Python's global lock, so threads would wait for each
+other. The workers are joblib's: they start without importing the script that calls (so it needs no main guard, and a
+notebook can have them), stay for the next call, and end with their parent. The numbers are those of one process to the
+last bit: MTCNN gets the same batches, on one thread.
 """
 
 import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import dlib
+import joblib
 import numpy as np
+import psutil
+import torch
 from facenet_pytorch import MTCNN
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from w2w_lib.evaluation.pictures import as_pictures, padded_square
+from w2w_lib.inputs import whole_number
+
 FACE_PIXELS = 256  # pictures are enlarged to this before detection, as small faces are below MTCNN's pyramid
 DETECTION_THRESHOLD = 0.9
 FALLBACK_BOX = np.array([0.27, 0.25, 0.73, 0.86]) * FACE_PIXELS  # where a portrait's face is when none was detected
 FALLBACK_POINTS = np.array([[0.4, 0.48], [0.6, 0.48], [0.5, 0.6], [0.42, 0.72], [0.58, 0.72]]) * FACE_PIXELS
+DIMENSION = 128  # of dlib's embedding
+DETECTED_TOGETHER = 32  # the other pictures of a batch move MTCNN's boxes in their last digits: always so many
+EMBEDDED_TOGETHER = 8
+FEW = 64  # up to so many pictures are done in this process: to start the workers takes some seconds
+CHIP_PIXELS, CHIP_PADDING = 150, 0.25  # of the aligned face that dlib's embedder takes
+QUIET_SECONDS = 3  # before a progress bar is shown
 
 
 @cache
@@ -37,42 +58,73 @@ def _dlib_models() -> tuple:
 
 
 def _enlarge(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
-    return Image.fromarray(image).resize((FACE_PIXELS, FACE_PIXELS), Image.BICUBIC)
+    return Image.fromarray(padded_square(image)).resize((FACE_PIXELS, FACE_PIXELS), Image.BICUBIC)
 
 
-def detect_faces(images: UInt8[np.ndarray, "batch height width 3"], batch_size: int = 32):
-    """Face boxes (batch, 4) in the enlarged picture and whether each is a face with probability > 0.9."""
-    boxes, found = np.tile(FALLBACK_BOX, (len(images), 1)), np.zeros(len(images), bool)
-    for start in range(0, len(images), batch_size):
-        detected, probability = _detector().detect([_enlarge(x) for x in images[start : start + batch_size]])
-        for i, (box, p) in enumerate(zip(detected, probability, strict=True), start):
-            if box is not None and p[0] is not None and p[0] > DETECTION_THRESHOLD:
-                boxes[i], found[i] = box[0], True
-    return boxes, found
+def detect_faces(
+    images: UInt8[np.ndarray, "batch height width 3"], progress: bool = True, workers: int | None = None
+) -> tuple[Float[np.ndarray, "batch 4"], Bool[np.ndarray, " batch"]]:
+    """The surest face's box in each enlarged picture, and whether it is a face with a probability above 0.9.
+
+    A picture that is not square is enlarged with black beside it. Where no face is found, the box is where a
+    portrait's would be. ``progress`` and ``workers`` are as in ``embed_faces``. ValueError where the pictures are not
+    uint8 RGB.
+    """
+    parts = [(part,) for part in _split(as_pictures(images), DETECTED_TOGETHER)]
+    detected = _map(_detect, parts, _workers(workers, images), "detect faces", progress)
+    boxes, found = zip(*detected, strict=True) if detected else ([np.zeros((0, 4))], [np.zeros(0, bool)])
+    return np.concatenate(boxes), np.concatenate(found)
 
 
 def embed_faces(
-    images: UInt8[np.ndarray, "batch height width 3"], progress: bool = False
+    images: UInt8[np.ndarray, "batch height width 3"], progress: bool = True, workers: int | None = None
 ) -> tuple[Float[np.ndarray, "batch 128"], Bool[np.ndarray, " batch"]]:
-    """Identity embeddings and whether a face was detected; undetected faces use a default box."""
-    landmarks, network = _dlib_models()
-    boxes, found = detect_faces(images)
-    embeddings = []
-    for image, box in zip(tqdm(images, desc="embed", disable=not progress), boxes, strict=True):
-        enlarged = np.asarray(_enlarge(image))
-        chip = dlib.get_face_chip(enlarged, landmarks(enlarged, _dlib_square(box)), 150, 0.25)
-        embeddings.append(network.compute_face_descriptor(chip))
-    return np.array(embeddings), found
+    """Identity embeddings and whether a face was detected; undetected faces use a default box.
+
+    ``workers`` processes share the pictures; None stands for one for each core if there are more than ``FEW``
+    pictures, 1 for this process. A bar of ``progress`` appears after three seconds. ValueError where the pictures are
+    not uint8 RGB.
+    """
+    boxes, found = detect_faces(images, progress, workers)
+    parts = list(zip(_split(images, EMBEDDED_TOGETHER), _split(boxes, EMBEDDED_TOGETHER), strict=True))
+    embedded = _map(_embed, parts, _workers(workers, images), "embed faces", progress)
+    return np.concatenate([np.zeros((0, DIMENSION)), *embedded]), found
 
 
 def face_points(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch 5 2"]:
     """MTCNN's points in the enlarged picture: left and right eye, nose, left and right mouth corner."""
-    points = np.tile(FALLBACK_POINTS, (len(images), 1, 1))
-    _, _, detected = _detector().detect([_enlarge(image) for image in images], landmarks=True)
+    points = np.tile(FALLBACK_POINTS, (len(as_pictures(images)), 1, 1))
+    if not len(images):
+        return points
+    with _one_thread():
+        _, _, detected = _detector().detect([_enlarge(image) for image in images], landmarks=True)
     for own, found in zip(points, detected, strict=True):
         if found is not None:
             own[:] = found[0]
     return points
+
+
+# ---------------------------------------------------------------- one part of the pictures
+def _detect(images: UInt8[np.ndarray, "batch height width 3"]) -> tuple[np.ndarray, np.ndarray]:
+    boxes, found = np.tile(FALLBACK_BOX, (len(images), 1)), np.zeros(len(images), bool)
+    with _one_thread():
+        detected, probability = _detector().detect([_enlarge(image) for image in images])
+    for i, (box, p) in enumerate(zip(detected, probability, strict=True)):
+        if box is not None and p[0] is not None and p[0] > DETECTION_THRESHOLD:
+            boxes[i], found[i] = box[0], True
+    return boxes, found
+
+
+def _embed(
+    images: UInt8[np.ndarray, "batch height width 3"], boxes: Float[np.ndarray, "batch 4"]
+) -> Float[np.ndarray, "batch 128"]:
+    landmarks, network = _dlib_models()
+    embeddings = []
+    for image, box in zip(images, boxes, strict=True):
+        enlarged = np.asarray(_enlarge(image))
+        chip = dlib.get_face_chip(enlarged, landmarks(enlarged, _dlib_square(box)), CHIP_PIXELS, CHIP_PADDING)
+        embeddings.append(network.compute_face_descriptor(chip))
+    return np.array(embeddings)
 
 
 def _dlib_square(box: Float[np.ndarray, "4"]) -> dlib.rectangle:
@@ -82,3 +134,56 @@ def _dlib_square(box: Float[np.ndarray, "4"]) -> dlib.rectangle:
     half = 0.5 * max(x1 - x0, 0.85 * (y1 - y0))
     corners = (centre_x - half, centre_y - half, centre_x + half, centre_y + half)
     return dlib.rectangle(*(int(v) for v in corners))
+
+
+# ---------------------------------------------------------------- all parts, here or by workers
+def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _workers(workers: int | None, images: np.ndarray) -> int:
+    if workers is None:
+        return joblib.cpu_count() if len(images) > FEW else 1
+    return whole_number("workers", workers)
+
+
+def _map(function: Callable, parts: Sequence[tuple], workers: int, title: str, progress: bool) -> list:
+    """What ``function`` makes of each part, in their order."""
+    if workers == 1:
+        results = (function(*part) for part in parts)
+    else:
+        pool = joblib.Parallel(workers, backend="loky", return_as="generator", max_nbytes=None)
+        results = pool(joblib.delayed(_in_worker)(function, part) for part in parts)
+    count, made = sum(len(part[0]) for part in parts), []
+    with tqdm(total=count, desc=title, unit="picture", delay=QUIET_SECONDS, disable=not progress) as bar:
+        for part, result in zip(parts, results, strict=True):
+            made.append(result)
+            bar.update(len(part[0]))
+    return made
+
+
+def _in_worker(function: Callable, part: tuple):
+    _end_with_parent()
+    return function(*part)
+
+
+@cache
+def _end_with_parent() -> None:
+    """From now on this worker ends when its parent does, however that ends."""
+
+    def wait(parent: psutil.Process) -> None:
+        parent.wait()
+        os._exit(1)
+
+    threading.Thread(target=wait, args=(psutil.Process(os.getppid()),), daemon=True).start()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: sums do not depend on the number of cores, and threads do not wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

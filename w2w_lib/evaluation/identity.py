@@ -1,12 +1,16 @@
-"""Does a personalised model paint its person? Generated pictures against real ones, by dlib's embedder."""
+"""Does a personalised model paint its person? Generated pictures against real ones, by embeddings of their faces."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from scipy.spatial.distance import cdist, pdist
 from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.faces import embed_faces
+from w2w_lib.evaluation.pictures import as_pictures, finite_embeddings
+from w2w_lib.inputs import nearest, whole_number
 from w2w_lib.people.people_set import People
 
 RESAMPLES = 100  # of the people, for a standard error
@@ -14,15 +18,25 @@ RESAMPLES = 100  # of the people, for a standard error
 
 @dataclass(frozen=True)
 class Faces:
-    """Embeddings of pictures and whose they are."""
+    """Embeddings of pictures, whose they are, and whether a face was found; ValueError where these do not fit."""
 
     embeddings: Float[np.ndarray, "pictures dim"]
     people: np.ndarray
     found: np.ndarray
 
+    def __post_init__(self):
+        finite_embeddings(self.embeddings, "faces", axes=2)
+        if not len(self.embeddings) == len(self.people) == len(self.found):
+            raise ValueError(
+                f"faces: {len(self.embeddings)} embeddings, {len(self.people)} names, {len(self.found)} flags: "
+                "expected one of each for every picture"
+            )
+
     @classmethod
-    def of(cls, people: People, ids: list[str], views: int) -> "Faces":
-        """The first ``views`` pictures of each identity, or as many as there are."""
+    def of(cls, people: People, ids: Sequence[str], views: int) -> "Faces":
+        """The first ``views`` pictures of each identity, or as many as there are; ValueError for unknown names."""
+        whole_number("views", views)
+        _check_names(ids, people.ids)
         images = [people.of(i)[:views] for i in ids]
         embeddings, found = embed_faces(np.concatenate(images))
         return cls(embeddings, np.repeat(ids, [len(own) for own in images]), found)
@@ -34,43 +48,62 @@ class Faces:
 
 
 def verify(
-    images: UInt8[np.ndarray, "models prompts height width 3"], ids: list[str], real: Faces, seed: int = 0
+    images: UInt8[np.ndarray, "models prompts height width 3"], ids: Sequence[str], real: Faces, seed: int = 0
 ) -> dict[str, float]:
     """How well generated pictures are told to be their own person among all.
 
-    AUC and its standard error over people (the models drawn with replacement, time and again), the share of pictures
-    whose nearest person is their own (rank-1), mean ID score, share of pictures with a face found.
+    AUC and its standard error over people (the models drawn with replacement, ``RESAMPLES`` times), the share of
+    pictures whose nearest person is their own (rank-1), mean ID score, share of pictures with a face found. AUC and
+    error are NaN where there is a single person. ValueError where there is not a name for each model, or no real
+    picture of one.
     """
+    as_pictures(images, "models prompts height width 3")
+    if len(images) != len(ids) or not images.shape[1]:
+        raise ValueError(
+            f"{len(ids)} names for pictures of shape {images.shape}: expected a name for each model, and at least one "
+            "picture by each"
+        )
+    names, templates = real.templates()
+    _check_names(ids, names)
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
     people = np.repeat(ids, images.shape[1])
-    names, templates = real.templates()
-    nearest = np.linalg.norm(embeddings[:, None] - templates[None], axis=-1).argmin(1)
+    closest = cdist(embeddings, templates).argmin(1)
     own = templates[[names.index(p) for p in people]]
     return {
         "auc": verification_auc(embeddings, people, real.embeddings, real.people),
         "auc_error": _auc_error(embeddings.reshape(*images.shape[:2], -1), ids, real, np.random.default_rng(seed)),
-        "rank1": float((np.array(names)[nearest] == people).mean()),
+        "rank1": float((np.array(names)[closest] == people).mean()),
         "id_score": float(id_score(embeddings, own).mean()),
         "detected": float(found.mean()),
     }
+
+
+def _check_names(ids: Sequence[str], known: Sequence[str]) -> None:
+    if isinstance(ids, str) or not len(ids):
+        raise ValueError(f"names {ids!r}: expected a list of at least one identity")
+    there = set(known)
+    if unknown := [i for i in ids if i not in there]:
+        raise ValueError(f"no real pictures of {unknown[0]!r}{nearest(str(unknown[0]), map(str, known))}")
 
 
 def _auc_error(embeddings: Float[np.ndarray, "models prompts dim"], ids: list[str], real: Faces, rng) -> float:
     aucs = []
     for _ in range(RESAMPLES):
         drawn = rng.integers(len(ids), size=len(ids))
-        if len(set(drawn)) < 2:  # of very few people; there is nobody to tell them from
+        if len(set(drawn)) < 2:  # all of one person: there is no other to compare with
             continue
         people = np.repeat(np.array(ids)[drawn], embeddings.shape[1])
         chosen = np.isin(real.people, people)
         pictures = embeddings[drawn].reshape(len(people), -1)
         aucs.append(verification_auc(pictures, people, real.embeddings[chosen], real.people[chosen]))
-    return float(np.std(aucs))
+    return float(np.std(aucs)) if aucs else float("nan")
 
 
-def id_score(a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*batch dim"]) -> Float[np.ndarray, "*batch"]:
-    """Cosine similarity of embeddings, the paper's ID score (Dravid et al. 2024, §4.3)."""
-    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+def id_score(a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*#batch dim"]) -> Float[np.ndarray, "*_"]:
+    """Cosine similarity of embeddings, the paper's ID score (Dravid et al. 2024, §4.3); NaN for a vector of zeros."""
+    a, b = finite_embeddings(a, "ID score"), finite_embeddings(b, "ID score")
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
 def verification_auc(
@@ -81,25 +114,40 @@ def verification_auc(
 ) -> float:
     """Area under the ROC curve of 'same person?' from embedding distance, over all pairs.
 
-    With one set, all unordered pairs within it; with two (say generated and real), all pairs across.
+    With one set, all unordered pairs within it; with two (say generated and real), all pairs across. NaN where all
+    pairs are of one person, or none is. ValueError where there is not a name for each embedding.
     """
+    people = _names_of(embeddings, people)
     if others is None:
         first, second = np.triu_indices(len(embeddings), 1)
-        distance = np.linalg.norm(embeddings[first] - embeddings[second], axis=1)
-        same = people[first] == people[second]
+        distance, same = pdist(embeddings), people[first] == people[second]
     else:
-        distance = np.linalg.norm(embeddings[:, None] - others[None], axis=-1).ravel()
-        same = (people[:, None] == other_people[None]).ravel()
+        other_people = _names_of(others, other_people)
+        distance, same = cdist(embeddings, others).ravel(), (people[:, None] == other_people[None]).ravel()
+    if same.all() or not same.any():
+        return float("nan")
     return float(roc_auc_score(same, -distance))
 
 
-def consistency(embeddings: Float[np.ndarray, "models shots dim"]) -> float:
-    """AUC of 'same model?' over all pairs of pictures: 0.5 if the models cannot be told apart."""
-    models, count, width = embeddings.shape
+def _names_of(embeddings: Float[np.ndarray, "n dim"], people: np.ndarray | None) -> np.ndarray:
+    finite_embeddings(embeddings, "verification", axes=2)
+    people = np.asarray(people)
+    if people.shape != embeddings.shape[:1]:
+        raise ValueError(f"verification: {len(embeddings)} embeddings and names of shape {people.shape}")
+    return people
+
+
+def consistency(embeddings: Float[np.ndarray, "models seeds dim"]) -> float:
+    """AUC of 'same model?' over all pairs of pictures: 0.5 if the models cannot be told apart.
+
+    NaN for a single model, and for a single picture by each.
+    """
+    models, count, width = finite_embeddings(embeddings, "consistency", axes=3).shape
     return verification_auc(embeddings.reshape(-1, width), np.repeat(np.arange(models), count))
 
 
-def diversity(embeddings: Float[np.ndarray, "models shots dim"]) -> float:
-    """Mean distance between two pictures by the same model."""
-    first, second = np.triu_indices(embeddings.shape[1], 1)
-    return float(np.linalg.norm(embeddings[:, first] - embeddings[:, second], axis=-1).mean())
+def diversity(embeddings: Float[np.ndarray, "models seeds dim"]) -> float:
+    """Mean distance between two pictures by the same model; NaN for a single picture by each."""
+    if finite_embeddings(embeddings, "diversity", axes=3).shape[1] < 2:
+        return float("nan")
+    return float(np.mean([pdist(own) for own in embeddings]))

@@ -10,14 +10,19 @@ from PIL import Image
 from torch import Tensor
 
 from w2w_lib.evaluation.faces import FACE_PIXELS, FALLBACK_BOX, detect_faces, embed_faces
+from w2w_lib.evaluation.pictures import as_pictures, square_margins
+from w2w_lib.inputs import finite_number, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.sampling import Sampling, generate
 
-PromptSeed = tuple[str, int]  # a prompt and a seed
+PromptSeed = tuple[str, int]
 
 
 def prompts_with_seeds(prompts: Sequence[str], first_seed: int, count: int) -> list[PromptSeed]:
-    """``count`` pictures to take: the prompts in turn, each time with the next seed."""
+    """``count`` prompts with seeds: the prompts in turn, each time with the next seed."""
+    whole_number("count", count), whole_number("first_seed", first_seed, 0)
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts {prompts!r}: expected a list of at least one prompt")
     return [(prompts[i % len(prompts)], first_seed + i) for i in range(count)]
 
 
@@ -28,8 +33,10 @@ def portraits(
     prompt_seeds: Sequence[PromptSeed],
     sampling: Sampling | None = None,
     progress: bool = True,
-) -> UInt8[np.ndarray, "models shots height width 3"]:
-    """The same shots of every model."""
+) -> UInt8[np.ndarray, "models seeds height width 3"]:
+    """Pictures by every model with the same prompts and seeds; ValueError where there are no models or no prompts."""
+    if not len(weights) or not len(prompt_seeds):
+        raise ValueError(f"{len(weights)} models, {len(prompt_seeds)} prompts: expected at least one of each")
     prompts, seeds = zip(*(list(prompt_seeds) * len(weights)), strict=True)
     rows = torch.arange(len(weights)).repeat_interleave(len(prompt_seeds))
     images = generate(pipeline, prompts, seeds, layout, weights[rows], sampling=sampling, progress=progress)
@@ -37,23 +44,26 @@ def portraits(
 
 
 def embed_portraits(
-    images: UInt8[np.ndarray, "models shots height width 3"],
-) -> tuple[Float[np.ndarray, "models shots dim"], Bool[np.ndarray, "models shots"]]:
+    images: UInt8[np.ndarray, "models seeds height width 3"],
+) -> tuple[Float[np.ndarray, "models seeds dim"], Bool[np.ndarray, "models seeds"]]:
     """Identity embeddings of portraits and whether a face was detected."""
+    as_pictures(images, "models seeds height width 3")
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
-    return embeddings.reshape(*images.shape[:2], -1), found.reshape(images.shape[:2])
+    return embeddings.reshape(*images.shape[:2], embeddings.shape[1]), found.reshape(images.shape[:2])
 
 
-def crop_photo(photo: UInt8[np.ndarray, "side side 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A square photograph cut so that the surest face lies where the pocket world's portraits have theirs.
+def crop_photo(photo: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A photograph cut so that the surest face lies where the pocket world's portraits have theirs.
 
-    Raises ValueError where no face is found.
+    What the frame has beyond the photograph is black. ValueError for a photograph that is not uint8 RGB, and where no
+    face is found.
     """
-    boxes, found = detect_faces(photo[None])
+    whole_number("size", size)
+    boxes, found = detect_faces(as_pictures(photo, "height width 3")[None])
     if not found[0]:
         raise ValueError("the photograph shows no face that MTCNN finds: take another, or crop it nearer to the face")
-    scale = len(photo) / FACE_PIXELS
-    x0, y0, x1, y1 = boxes[0] * scale
+    scale, (above, beside) = max(photo.shape[:2]) / FACE_PIXELS, square_margins(photo)
+    x0, y0, x1, y1 = boxes[0] * scale - (beside, above, beside, above)
     home = FALLBACK_BOX / FACE_PIXELS
     side = (y1 - y0) / (home[3] - home[1])
     left = (x0 + x1) / 2 - side * (home[0] + home[2]) / 2
@@ -63,10 +73,17 @@ def crop_photo(photo: UInt8[np.ndarray, "side side 3"], size: int) -> UInt8[np.n
 
 
 def head_mask(cells: int, grow: float = 0.3) -> Float[Tensor, "1 cells cells"]:
-    """1 in the latent cells of the head (a portrait's face box, ``grow`` of it wider all round), else 0."""
+    """1 in the latent cells of the head (a portrait's face box, ``grow`` of it wider all round), else 0.
+
+    ValueError for no cells, and where ``grow`` leaves none of them in the mask.
+    """
+    whole_number("cells", cells), finite_number("grow", grow)
     x0, y0, x1, y1 = FALLBACK_BOX / FACE_PIXELS
     wide, high = grow * (x1 - x0), grow * (y1 - y0)
     centre = (torch.arange(cells) + 0.5) / cells
     inside_x = (centre > x0 - wide) & (centre < x1 + wide)
     inside_y = (centre > y0 - high) & (centre < y1 + high)
-    return (inside_y[:, None] & inside_x[None]).float()[None]
+    mask = (inside_y[:, None] & inside_x[None]).float()[None]
+    if not mask.any():
+        raise ValueError(f"grow {grow}: the mask is empty; expected a larger number, such as 0.3")
+    return mask
