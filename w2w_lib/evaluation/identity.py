@@ -33,11 +33,14 @@ class Faces:
             )
 
     @classmethod
-    def of(cls, people: People, ids: Sequence[str], views: int) -> "Faces":
-        """The first ``views`` pictures of each identity, or as many as there are; ValueError for unknown names."""
-        whole_number("views", views)
+    def of(cls, people: People, ids: Sequence[str], views: int, skip: int = 0) -> "Faces":
+        """``views`` pictures of each identity after the first ``skip``, or as many as there are, but one at least.
+
+        ValueError for unknown names.
+        """
+        whole_number("views", views), whole_number("skip", skip, 0)
         _check_names(ids, people.ids)
-        images = [people.of(i)[:views] for i in ids]
+        images = [own[skip:][:views] if len(own := people.of(i)) > skip else own[-1:] for i in ids]
         embeddings, found = embed_faces(np.concatenate(images))
         return cls(embeddings, np.repeat(ids, [len(own) for own in images]), found)
 
