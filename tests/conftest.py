@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Checkout:
         from dvc.repo import Repo
 
         self.call("w2w", "prepare")
-        with Repo(str(self.root)) as repo:
+        with chdir(self.root), Repo() as repo:
             found = repo.status([name for name in self.locked() if name.endswith(f"@{profile}")])
         entries = {stage: [one for one in said if isinstance(one, dict)] for stage, said in found.items()}
         return {

@@ -20,7 +20,6 @@ from ruamel.yaml import YAML
 from tiny_base import narrow_stable_diffusion
 
 from w2w_lib.people.people_set import People
-from w2w_lib.training.run_lock import holding
 from w2w_lib.workbook import cli, paths, pipeline, runner
 
 TOYS = pytest.mark.slow  # notebooks and DVC
@@ -30,6 +29,15 @@ worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"]
 pids = [os.getppid(), os.getpid(), worker.pid]
 (paths.ROOT / "pids").write_text(" ".join(map(str, [*pids, tempfile.gettempdir()])))
 time.sleep(120)
+"""
+HOLDS = """\
+import json, os, pathlib, socket, sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    holder = {"pid": os.getpid(), "host": socket.gethostname()}
+    pathlib.Path(sys.argv[1]).with_name(".lock-holder.json").write_text(json.dumps(holder))
+    print(flush=True)
+    sys.stdin.read()
 """
 
 
@@ -227,14 +235,16 @@ def test_a_profile_has_one_run_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "WAIT", 0.1)
     lock = paths.outputs("smoke", ".run", ".lock")
     left = paths.outputs("smoke", "notebooks", "03_space.running.ipynb")
+    left.parent.mkdir(parents=True, exist_ok=True)
     left.touch()
-    with holding(FileLock(lock)):
-        for run in (runner.one_run("smoke"),):
-            with pytest.raises(TimeoutError, match=rf"smoke.* held .* by process {os.getpid()}"), run:
-                pass
-        assert left.exists()
-        with runner.one_run("pocket"):
+    with subprocess.Popen([sys.executable, "-c", HOLDS, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(TimeoutError, match=rf"smoke.* held .* by process {other.pid} "), runner.one_run("smoke"):
             pass
+        assert left.exists()
+        with runner.one_run("pocket"), runner.one_run("pocket"):  # a run within a run
+            pass
+        other.stdin.close()
     with runner.one_run("smoke"):
         assert not left.exists()
 

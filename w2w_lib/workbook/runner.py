@@ -40,7 +40,7 @@ def read(path: Path) -> NotebookNode:
     regular_file(path, "a notebook", "run `git restore` on it, or `make reproduce` if it was executed")
     try:
         return nbformat.read(path, as_version=4)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{paths.shown(path)}: is no notebook ({reason}); `git restore` it") from None
 
@@ -128,12 +128,12 @@ def _of_the_workbook(path: Path) -> Path:
 
 
 def _held_above(lock: Path) -> bool:
-    """Whether a program above this one holds a run's lock."""
+    """Whether this process or a program above it holds a run's lock."""
     try:
         holder = json.loads((lock.parent / HOLDER).read_bytes())["pid"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return holder in (process.pid for process in psutil.Process().parents())
+    return holder in (os.getpid(), *(process.pid for process in psutil.Process().parents()))
 
 
 def _execute(notebook: NotebookNode, done: Path) -> float:
