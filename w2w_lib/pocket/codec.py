@@ -36,7 +36,7 @@ class DeterministicPosterior:
 class Refiner(nn.Module):
     """What the linear decoder misses of a picture: two resolutions of residual blocks, 0 before training."""
 
-    def __init__(self, latent_channels: int, channels: tuple[int, int], blocks: int, patch: int, out_channels: int):
+    def __init__(self, latent_channels: int, channels: Sequence[int], blocks: int, patch: int, out_channels: int):
         super().__init__()
         coarse, fine = channels
         self.conv_in = nn.Conv2d(latent_channels, coarse, 3, padding=1)

