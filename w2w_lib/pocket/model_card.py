@@ -29,10 +29,10 @@ Each picture has {recipe.captions_per_view} captions that keep a random part of 
 {fields}
 
 ## Measured
-On people never trained on, by networks that took no part in training (notebook 00).
-`faces_…`: share detected by MTCNN (upside down and shuffled are controls); `…_auc`: 0.5 is chance; `prompt_auc_…`: an attribute prompted against its absence;
-`view_…`: AUC, of the background the share that is right; `caption_use`: by what share the right caption lowers the loss
-against a wrong one; `frechet_…`, `precision…`, `recall…`: samples against renders of other people.
+On people never trained on, by networks that took no part in training (notebook 00). `faces_…`: share detected by
+MTCNN (upside down and shuffled are controls); `…_auc`: 0.5 is chance; `prompt_auc_…`: an attribute prompted against
+its absence; `view_…`: AUC, of the background the share that is right; `caption_use`: by what share the right caption
+lowers the loss against a wrong one; `frechet_…`, `precision…`, `recall…`: samples against renders of other people.
 
 {numbers}
 
