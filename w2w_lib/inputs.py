@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Strict, ValidationError
 
 SHOWN = 80  # characters of a wrong value in an error
 
@@ -19,6 +19,7 @@ def checked(cls: type) -> type:
 
     What does not fit, and a field that there is not, is a ValueError of one line that names it.
     """
+    cls.__annotations__ = {name: _strict(kind) for name, kind in cls.__annotations__.items()}
     made = pydantic.dataclasses.dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
     build = made.__init__
 
@@ -31,6 +32,12 @@ def checked(cls: type) -> type:
 
     made.__init__ = __init__
     return made
+
+
+def _strict(kind: Any) -> Any:
+    """A whole or real number's annotation that takes neither True nor "5" for one."""
+    number = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return Annotated[kind, Strict()] if number in (int, float) else kind
 
 
 def explain(error: ValidationError, where: str, known: Iterable[str] = ()) -> str:
