@@ -106,9 +106,9 @@ class Bench:
         config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
         model = get_peft_model(pipeline.unet, config, autocast_adapter_dtype=False)
         trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
-        start = layout.unflatten(layout.initial(recipe.seed)[None])
+        initial = layout.unflatten(layout.initial(recipe.seed)[None])
         for name, parameter in trained.items():
-            parameter.data = start[name][0].to(self.device)
+            parameter.data = initial[name][0].to(self.device)
         optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
         rng, own = stream(recipe.seed, identity), self.people.of(identity)
         loss_weights = torch.tensor([1.0, recipe.prior_weight], device=self.device)
@@ -135,12 +135,12 @@ class Bench:
     def fleet(self, steps: int, size: int, compiled: bool) -> torch.Tensor:
         """The fleet, ``size`` people at a time."""
         fleet = Fleet(self.pipeline, self.layout, replace(self.recipe, steps=steps), self.prior, compiled)
-        ids, thetas = self.people.ids, []
-        with apply_adapters(self.pipeline.unet, self.layout) as bank:
+        ids, weights = self.people.ids, []
+        with fleet.session() as train:
             for first in range(0, len(ids), size):
                 chosen = {i: self.latents[i] for i in ids[first : first + size]}
-                thetas.append(fleet.train(chosen, bank=bank)[0])
-        return torch.cat(thetas)
+                weights.append(train(chosen)[0])
+        return torch.cat(weights)
 
     def run(self, way: str, steps: int) -> torch.Tensor:
         if "PEFT" in way:
@@ -183,14 +183,14 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
     flops = bench.flops_per_step()
     torch.backends.cudnn.allow_tf32 = setting.dtype != torch.float32  # fp32 is fp32, as in the product beside it
-    _company.wait()
+    _barrier.wait()
     gemm = _gemm(setting)
     bench.run(way, steps=1)  # caches, compilation
     on_gpu, rates = setting.device == "cuda", []
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(REPEATS):
-        _company.wait()
+        _barrier.wait()
         bench.preparing, began = 0.0, time.perf_counter()
         weights = bench.run(way, setting.recipe.steps)  # ends with weights on the CPU, so a GPU is done
         rates.append(len(weights) * setting.recipe.steps / (time.perf_counter() - began - bench.preparing))
@@ -293,9 +293,9 @@ def _in_processes(count: int, function, *arguments) -> pd.Series:
     return pd.Series({name: own.mean() if name in SHARES else own.sum() for name, own in results.items()})
 
 
-def _join(company: Barrier, threads: int | None) -> None:
-    global _company
-    _company = company
+def _join(barrier: Barrier, threads: int | None) -> None:
+    global _barrier
+    _barrier = barrier
     if threads:
         torch.set_num_threads(threads)
 

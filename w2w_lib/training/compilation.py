@@ -1,4 +1,4 @@
-"""torch.compile with a cache that nobody else can write to."""
+"""torch.compile with caches that nobody else can write to."""
 
 import os
 from pathlib import Path
@@ -7,30 +7,41 @@ import torch
 from torch import nn
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-ADVICE = f"set {CACHE} to a folder that only you can write to, or do not compile"
 
 
 def compiled(module: nn.Module) -> nn.Module:
-    """``torch.compile`` for batches of one size; what it makes is cached in ``private_cache()``.
+    """``torch.compile`` for batches of one size; what it makes is kept in a private folder of the user's cache.
 
-    PyTorch loads compiled code from its cache, which lies by default in the shared temporary folder, where another
-    user of the machine could put a file of their own. A cache that the user chose is left as it is.
+    PyTorch runs what it finds in its caches, by default in a folder of the shared temporary one, which another user of
+    the machine could have made before us. A cache that the user chose is left as it is. ValueError where a folder is
+    not ours alone.
     """
-    if CACHE not in os.environ:
-        os.environ[CACHE] = str(private_cache())
+    from torch._inductor.runtime.runtime_utils import default_cache_dir  # imports the compiler
+
+    shared = private(Path(default_cache_dir()))  # compiled headers are there, wherever the rest is
+    if os.environ.get(CACHE, str(shared)) == str(shared):  # PyTorch sets it to its default when it is imported
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        os.environ[CACHE] = str(private(Path(home).absolute() / "w2w_torchinductor"))
     return torch.compile(module, dynamic=False)
 
 
-def private_cache() -> Path:
-    """A folder for compiled code, made if there is none; ValueError if it is not ours or open to others."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
-    folder = home / "w2w_torchinductor"
+def private(folder: Path) -> Path:
+    """A folder to run code from, made if there is none, and closed to others (PyTorch makes its own as the umask says).
+
+    ValueError if somebody else owns it, or everybody could write to it.
+    """
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
     except OSError as error:
-        raise ValueError(f"{folder}: cannot keep compiled code there ({error.strerror}); {ADVICE}") from None
-    if os.name != "nt" and (found.st_uid != os.getuid() or found.st_mode & 0o077):
-        raise ValueError(f"{folder}: expected a folder that is yours alone (mode 0700), to run code from; {ADVICE}")
+        raise ValueError(
+            f"{folder}: cannot keep compiled code there ({error.strerror}); set TMPDIR and XDG_CACHE_HOME to folders "
+            "that can be written to, or do not compile"
+        ) from None
+    if os.name != "nt" and (found.st_uid != os.getuid() or found.st_mode & 0o002):
+        raise ValueError(
+            f"{folder}: somebody else owns it or everybody can write to it, expected a folder of your own to run code "
+            "from; remove it, or do not compile"
+        )
+    folder.chmod(0o700)
     return folder
