@@ -54,13 +54,15 @@ def differences(recorded: Mapping[str, str], present: Mapping[str, str]) -> list
     return sorted(name for name in recorded.keys() | present.keys() if recorded.get(name) != present.get(name))
 
 
-def locked(stage: str, profile: str) -> tuple[dict[str, str], dict[str, str]] | None:
-    """MD5 of what a stage read of the pipeline's own files and of what it made, as DVC recorded its last run."""
+def locked(profile: str) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
+    """MD5 of what each stage of a profile read and made, by path, as DVC recorded its last run."""
     lock = paths.ROOT / "dvc.lock"
-    if not lock.exists():
-        return None
-    entry = read_mapping(lock, "the record of DVC", "remove it").get("stages", {}).get(f"{stage}@{profile}")
-    return entry and tuple({one["path"]: one["md5"] for one in entry.get(kind, [])} for kind in ("deps", "outs"))
+    stages = read_mapping(lock, "the record of DVC", "remove it").get("stages", {}) if lock.exists() else {}
+    return {
+        name.removesuffix(f"@{profile}"): (_hashes(entry, "deps"), _hashes(entry, "outs"))
+        for name, entry in stages.items()
+        if name.endswith(f"@{profile}")
+    }
 
 
 def md5(file: Path) -> str:
@@ -73,6 +75,10 @@ def versions() -> dict[str, str]:
     """What outputs were made with, for information."""
     made_with = {name: version(name) for name in LIBRARIES}
     return made_with | {"python": platform.python_version(), "machine": platform.platform()}
+
+
+def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
+    return {one["path"]: one["md5"] for one in entry.get(kind, [])}
 
 
 def _files(given: Iterable[Path]) -> Iterator[Path]:

@@ -37,8 +37,8 @@ def publish(profile: str) -> list[tuple[Path, int]]:
     """
     ran = {path: paths.outputs(profile, "notebooks", path.name) for path in notebooks()}
     ran = {path: read(executed) for path, executed in ran.items() if executed.exists()}
-    sections = _sections(profile)
-    found = [_refusal(path, ran.get(path), profile, sections) for path in notebooks()]
+    sections, recorded = _sections(profile), locked(profile)
+    found = [_refusal(path, ran.get(path), profile, sections, recorded) for path in notebooks()]
     if problems := [f"{paths.shown(path)}: {why}" for path, why in zip(notebooks(), found, strict=True) if why]:
         raise ValueError("nothing published:\n  " + "\n  ".join(problems))
     records = _records(profile)
@@ -50,7 +50,7 @@ def publish(profile: str) -> list[tuple[Path, int]]:
         write_text(nbformat.writes(notebook, version=4) + "\n", path)
         metrics = paths.metrics(profile, stage).read_text(encoding="utf-8")
         write_text(metrics, _metrics(profile, stage))
-        records[path.stem] = _record(path, executed, profile)
+        records[path.stem] = _record(path, executed, profile, *recorded.get(stage, ({}, {})))
     write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", folder(profile) / PROVENANCE)
     _publish_card(profile)
     return [(path, path.stat().st_size) for path in ran]
@@ -70,7 +70,7 @@ def _sections(profile: str) -> dict:
     raise ValueError(f"profile {profile!r} is described in local.yaml alone: expected one of {', '.join(found)}")
 
 
-def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: dict) -> str | None:
+def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: dict, recorded: dict) -> str | None:
     """Why the executed copy of a notebook cannot be published."""
     notebook, stage, rerun = read(path), stage_of(path), _how_to_run(path, profile)
     if executed is None:  # a fresh clone has published outputs and no executed copy
@@ -83,7 +83,7 @@ def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: 
     if not metrics.is_file():
         return f"has no {paths.shown(metrics)}: {rerun}"
     if dependencies(stage, profile) is not None:
-        _, made = locked(stage, profile) or ({}, {})
+        _, made = recorded.get(stage, ({}, {}))
         files = [paths.outputs(profile, "notebooks", path.name), metrics]
         if by_hand := [paths.shown(file) for file in files if made.get(paths.shown(file)) != md5(file)]:
             return f"{some(by_hand)} is not what the pipeline made: {rerun}"
@@ -121,15 +121,14 @@ def _stale(path: Path, profile: str, sections: dict, records: dict) -> str | Non
     return None
 
 
-def _record(path: Path, executed: NotebookNode, profile: str) -> dict:
+def _record(path: Path, executed: NotebookNode, profile: str, used: dict[str, str], made: dict[str, str]) -> dict:
     """What a notebook's outputs come from: hashes, and for information when and with what it ran."""
     stage, mark = stage_of(path), executed.metadata.w2w
-    read_, made = locked(stage, profile) if dependencies(stage, profile) is not None else ({}, {})
     between = [f"outputs/{profile}/{name}" for name in BETWEEN]
     return {
         "code": mark["code_md5"],
         "sources": mark["sources"],
-        "read": {name: value for name, value in read_.items() if name in between},
+        "read": {name: value for name, value in used.items() if name in between},
         "made": {name: value for name, value in made.items() if name in between},
         "metrics": md5(paths.metrics(profile, stage)),
         "training": _training(profile) if f"outputs/{profile}/weights" in made else {},
