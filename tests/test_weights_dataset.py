@@ -457,7 +457,7 @@ def test_the_papers_dataset_opens_without_being_read(tmp_path):
     with (tmp_path / f"shard-{groups - 1:02d}.safetensors").open("r+b") as file:
         file.seek(-4 * d, os.SEEK_END)
         file.write(planted.numpy().tobytes())
-    process, began = psutil.Process(), time.perf_counter()
+    process, began = psutil.Process(), time.process_time()
     before = process.memory_info().rss
     dataset = WeightsDataset.open(tmp_path)
     assert len(dataset.ids) == models
@@ -466,7 +466,7 @@ def test_the_papers_dataset_opens_without_being_read(tmp_path):
     ids, batch = next(dataset.batches(100))
     assert ids[-1] == "00099" and batch.shape == (100, d)
     assert process.memory_info().rss - before < 2**29
-    assert time.perf_counter() - began < 20  # it takes 1 s; reading 26 GB would take more
+    assert time.process_time() - began < 10  # of the processor: it takes 1, reading 26 GB more
 
 
 def sparse_shard(path: Path, ids: list[str], d: int, dataset: str) -> None:
