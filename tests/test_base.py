@@ -85,6 +85,7 @@ def captions_only(recipe: BaseRecipe) -> BaseData:
     return BaseData(latents=latents, codec=None, held_out=24, **_caption(recipe))
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_to_read(tmp_path, unchecked):
     shares = {}
     for steps in (1, 150):
@@ -127,6 +128,7 @@ def test_a_base_in_half_precision_is_the_same_base(tmp_path):
 
 
 # ---------------------------------------------------------------- the run
+@pytest.mark.slow
 def test_an_interrupted_run_ends_in_the_same_base(tmp_path):
     recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 4}))
     work = tmp_path / "work"
@@ -156,6 +158,7 @@ def test_a_finished_base_is_not_trained_again(tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_a_work_folder_belongs_to_one_recipe(tmp_path):
     recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1}))
     train_base(recipe, tmp_path / "base", tmp_path / "work")
@@ -163,6 +166,7 @@ def test_a_work_folder_belongs_to_one_recipe(tmp_path):
         train_base(replace(recipe, seed=1), tmp_path / "other", tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_squared_error_of_the_velocity(tmp_path):
     recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "face_weight": 3.0}))
     (tmp_path / "work").mkdir()
@@ -184,6 +188,7 @@ def test_the_loss_is_the_weighted_squared_error_of_the_velocity(tmp_path):
     torch.testing.assert_close(losses, expected.expand(3), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_last_stratum_has_no_timestep_beyond_the_last(tmp_path, monkeypatch):
     recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1}))
     (tmp_path / "work").mkdir()

@@ -14,7 +14,6 @@ from PIL import Image
 
 from w2w_lib.people.folders import FolderSource
 from w2w_lib.people.pictures import read_square
-from w2w_lib.people.sources import open_source
 
 RED, WHITE = (200, 30, 30), (255, 255, 255)
 
@@ -58,7 +57,7 @@ def test_a_folder_is_read_quietly(folder):
         source = FolderSource(folder)
     assert source.ids == ["ann", "bob"] and source.remarks == [] and source.labels is None and source.size == 32
     assert source.images("ann").shape == (2, 32, 32, 3) and source.images("ann").dtype == np.uint8
-    assert open_source(folder, size=16).images("bob").shape == (2, 16, 16, 3)
+    assert FolderSource(folder, size=16).images("bob").shape == (2, 16, 16, 3)
     with pytest.raises(ValueError, match=r"unknown identity 'an' in .*did you mean 'ann'"):
         source.images("an")
 
