@@ -21,6 +21,8 @@ HIDDEN = [
     "$(eval $(shell touch pwned))",
     "a\ntouch pwned",
 ]
+OPTIONS = ("PROFILE", "BASE", "ANEW")
+MAKES_OWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # set by `make test`; a make below another reports its folders
 STAND_IN = """#!/bin/sh
 [ "$1" = --version ] || printf '%s|%s|%s|%s' "$*" "$PROFILE" "$BASE" "$ANEW"
 """
@@ -38,7 +40,7 @@ def make(tmp_path):
     shutil.copy(paths.ROOT / "Makefile", root)
     for name in ("pyproject.toml", "uv.lock", ".venv/.synced"):
         (root / name).touch()
-    kept = {name: value for name, value in os.environ.items() if name not in ("PROFILE", "BASE", "ANEW", "MAKEFLAGS")}
+    kept = {name: value for name, value in os.environ.items() if name not in (*OPTIONS, *MAKES_OWN)}
 
     def call(*words: str, **environment: str) -> str:
         search = os.pathsep.join([str(uv.parent), os.environ["PATH"]])
@@ -52,10 +54,10 @@ def make(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("name", ["PROFILE", "BASE", "ANEW"])
+@pytest.mark.parametrize("name", OPTIONS)
 def test_make_hands_options_on_word_for_word(make, name):
     for value in HIDDEN:
-        options = [value if name == one else "" for one in ("PROFILE", "BASE", "ANEW")]
+        options = [value if name == one else "" for one in OPTIONS]
         for target in ("reproduce", "base"):
             expected = "|".join([f"run --no-sync w2w {target}", *options])
             assert make(target, **{name: value}) == expected
@@ -71,7 +73,7 @@ def test_without_options_there_are_none(make):
 def w2w(monkeypatch, capsys, tmp_path):
     """The command, in this process; what it says of an error."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PROFILE", "BASE", "ANEW"):
+    for name in OPTIONS:
         monkeypatch.delenv(name, raising=False)
 
     def call(*words: str) -> str:
