@@ -12,10 +12,9 @@ import pytest
 
 from w2w_lib.workbook import lifetime
 
-RUN = """
+SCRIPT = """
 import subprocess, sys, time
-sys.path.insert(0, {folder!r})
-import lifetime
+from w2w_lib.workbook import lifetime
 with lifetime.ends_together():
     helper = "import subprocess, sys, time, tempfile; tempfile.mkstemp(); " \\
         "print(subprocess.Popen(['sleep', '60'], start_new_session=True).pid, tempfile.gettempdir(), flush=True); " \\
@@ -24,9 +23,6 @@ with lifetime.ends_together():
     print(process.pid, flush=True)
     sys.stdin.readline()
 """
-
-
-SCRIPT = RUN.format(folder=str(Path(lifetime.__file__).parent))
 
 
 def started(process) -> tuple[list[psutil.Process], Path]:

@@ -358,7 +358,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
 
 def test_a_file_is_no_base(elsewhere, tmp_path):
     (tmp_path / "realistic.safetensors").touch()
-    with pytest.raises(ValueError, match=r"realistic\.safetensors is a file, expected a folder: .*from_single_file"):
+    with pytest.raises(ValueError, match=r"realistic\.safetensors' is a file, expected a folder: .*from_single_file"):
         profiles.enrol("sd15", str(tmp_path / "realistic.safetensors"))
 
 

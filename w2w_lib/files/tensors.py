@@ -12,6 +12,7 @@ from torch import Tensor
 
 from w2w_lib.files.regular import regular_file
 
+FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that we compute with
 CHUNK = 2**24  # numbers that are looked at at a time
 
 
@@ -31,7 +32,7 @@ def read_tensors(
     axes, lengths that disagree, whole numbers in place of floating-point ones, NaN or infinite numbers, metadata that
     is missing or of another type; FileNotFoundError where there is no file.
     """
-    path, optional = regular_file(path, expected, remedy), optional or {}
+    path, axes = regular_file(path, expected, remedy), {**shapes, **(optional or {})}
 
     def refuse(what: str) -> ValueError:
         return ValueError(f"{path}: {what}; expected {expected}; {remedy}")
@@ -41,25 +42,34 @@ def read_tensors(
             names, raw = set(file.keys()), file.metadata() or {}
             if missing := sorted(shapes.keys() - names):
                 raise refuse(f"has no tensor {missing[0]!r}")
-            if unknown := sorted(names - shapes.keys() - optional.keys()):
+            if unknown := sorted(names - axes.keys()):
                 raise refuse(f"has an unknown tensor {unknown[0]!r}")
-            tensors = {name: file.get_tensor(name) for name in sorted(names)}
-    except SafetensorError as error:
-        raise refuse(f"is no whole safetensors file ({error})") from None
-    lengths: dict[str, int] = {}
+            found = {name: file.get_slice(name) for name in sorted(names)}
+            if wrong := _misfit({name: (one.get_dtype(), one.get_shape()) for name, one in found.items()}, axes):
+                raise refuse(wrong)
+            tensors = {name: file.get_tensor(name) for name in found}
+    except (SafetensorError, RuntimeError) as error:  # of the file's structure, and of torch where memory is short
+        raise refuse(f"is no whole safetensors file, or cannot be read ({error})") from None
     for name, tensor in tensors.items():
-        axes = {**shapes, **optional}[name].split()
-        if tensor.ndim != len(axes):
-            raise refuse(f"tensor {name!r} has {tensor.ndim} axes, not {len(axes)}")
-        for axis, length in zip(axes, tensor.shape, strict=True):
-            wanted = int(axis) if axis.isdigit() else lengths.setdefault(axis, length)
-            if length != wanted:
-                raise refuse(f"tensor {name!r} has {length} {axis}, not {wanted}")
-        if not tensor.is_floating_point():
-            raise refuse(f"tensor {name!r} is of type {tensor.dtype}, not of floating-point numbers")
         if not finite(tensor):
             raise refuse(f"tensor {name!r} holds NaN or infinite numbers")
     return tensors, {name: _entry(raw, name, kind, refuse) for name, kind in (metadata or {}).items()}
+
+
+def _misfit(found: dict[str, tuple[str, list[int]]], expected: Mapping[str, str]) -> str | None:
+    """What is wrong with types and shapes that a file's header states; nothing has been read yet."""
+    lengths: dict[str, int] = {}
+    for name, (kind, shape) in found.items():
+        axes = expected[name].split()
+        if kind not in FLOATS:
+            return f"tensor {name!r} is of type {kind}, not one of {', '.join(FLOATS)}"
+        if len(shape) != len(axes):
+            return f"tensor {name!r} has {len(shape)} axes, not {len(axes)}"
+        for axis, length in zip(axes, shape, strict=True):
+            wanted = int(axis) if axis.isdigit() else lengths.setdefault(axis, length)
+            if length != wanted:
+                return f"tensor {name!r} has {length} {axis}, not {wanted}"
+    return None
 
 
 def finite(tensor: Tensor) -> bool:

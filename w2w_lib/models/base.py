@@ -3,11 +3,10 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
@@ -15,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from w2w_lib.models.base_folder import EXPECTED, NEEDED, REMEDY, check_index, first_line
 from w2w_lib.models.base_parts import check_finite, load_parts
+from w2w_lib.models.precision import compute_in
 
 UNET_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -44,7 +44,7 @@ def open_base(
         pipeline.unet.set_attn_processor(AttnProcessor())
         pipeline.unet.to(memory_format=torch.channels_last)
     if unet_dtype != torch.float32:
-        _compute_in(pipeline.unet, unet_dtype)
+        compute_in(pipeline.unet, unet_dtype)
     for name in ("unet", "vae", "text_encoder"):
         check_finite(folder, name, getattr(pipeline, name).requires_grad_(False).eval())
     pipeline.set_progress_bar_config(disable=True)
@@ -106,28 +106,3 @@ def _quiet_loading() -> Iterator[None]:
             library.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _compute_in(unet: UNet2DConditionModel, dtype: torch.dtype) -> None:
-    """Let the UNet work in half precision while the sampler around it keeps fp32."""
-    for module in unet.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter.data = parameter.data.to(dtype)
-
-    unet.register_forward_pre_hook(partial(_cast_in, dtype), with_kwargs=True)
-    unet.register_forward_hook(_cast_out)
-
-
-def _cast_in(dtype: torch.dtype, module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    return tuple(_cast(a, dtype) for a in args), {k: _cast(v, dtype) for k, v in kwargs.items()}
-
-
-def _cast_out(module, args: tuple, output):
-    if isinstance(output, tuple):
-        return tuple(_cast(o, torch.float32) for o in output)
-    output.sample = output.sample.float()
-    return output
-
-
-def _cast(value, dtype: torch.dtype):
-    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value

@@ -67,6 +67,8 @@ def generate(
     sampling = Sampling() if sampling is None else sampling
     if not isinstance(sampling, Sampling):
         raise ValueError(f"sampling {sampling!r}: expected a Sampling")
+    if not isinstance(pipeline, StableDiffusionPipeline):
+        raise ValueError(f"pipeline of type {type(pipeline).__name__}: expected a base that `open_base` opened")
     check_prompts(prompts)
     seeds = _whole(seeds)
     if len(prompts) != len(seeds):

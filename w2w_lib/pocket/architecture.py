@@ -21,17 +21,17 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     byte_pairs.pre_tokenizer = clip.backend_tokenizer.pre_tokenizer
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [","]
     corpus = [*words, IDENTIFIER] * 10 + letters + [a + b for a in letters for b in letters]
+    # The trainer breaks ties by the numbers of tokens; those of final letters differ from run to run, unless given.
     trainer = trainers.BpeTrainer(
         vocab_size=8192,
         min_frequency=10,
-        special_tokens=[bos, eos],
+        special_tokens=[bos, eos, *(f"{letter}</w>" for letter in letters)],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     byte_pairs.train_from_iterator(corpus, trainer)
     model = json.loads(byte_pairs.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
-    # The trainer breaks ties differently from run to run: number the words in an order of our own.
     first = [bos, eos, *(f"{word}</w>" for word in sorted({*words, IDENTIFIER, ","}))]
     tokens = first + sorted(set(model["vocab"]) - set(first))
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS)

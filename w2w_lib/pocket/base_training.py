@@ -23,6 +23,7 @@ from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.pocket.text_training import end_positions, train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, prepare_data
+from w2w_lib.training import compilation
 
 
 class BaseTrainer:
@@ -39,7 +40,7 @@ class BaseTrainer:
         self.scheduler = pocket_scheduler()
         self.masters = [p.detach().clone().to(device) for p in self.unet.parameters()]
         self.unet.to(device, torch.bfloat16, memory_format=torch.channels_last)
-        self.forward = torch.compile(self.unet, dynamic=False) if compiled else self.unet
+        self.forward = compilation.compiled(self.unet) if compiled else self.unet
         for master in self.masters:
             master.grad = torch.zeros_like(master)
         self.optimizer = torch.optim.AdamW(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing
 from w2w_lib.pocket.codec import PatchCodec
+from w2w_lib.training import compilation
 
 FACE = (0.25, 0.25, 0.875, 0.75)  # top, left, bottom, right of a portrait's face, in parts of the picture
 
@@ -59,7 +60,7 @@ def refine_codec(
         done = state.pop("step")
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    forward = torch.compile(refiner, dynamic=False) if compiled else refiner
+    forward = compilation.compiled(refiner) if compiled else refiner
     weights = face_weight(*pixels.shape[-2:], weight)
     bar = tqdm(total=steps, initial=done, desc="refine codec", unit="step", mininterval=10)
     for step in range(done, steps):

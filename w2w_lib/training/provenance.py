@@ -21,6 +21,7 @@ SOURCES = (
     "models/denoising.py",
     "models/schedule.py",
     "models/prompts.py",
+    "models/precision.py",
     "lora/layout.py",
     "lora/batched.py",
     "lora/initialisation.py",

@@ -9,6 +9,8 @@ ROOT = Path(os.environ.get("W2W_ROOT") or PACKAGE.parent).resolve()
 
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params.yaml"
+DVC_YAML = ROOT / "dvc.yaml"
+DVC_LOCK = ROOT / "dvc.lock"
 LOCAL = ROOT / "local.yaml"  # settings of this machine alone, on top of params.yaml; git does not see it
 DATA = ROOT / "data"
 ATTRIBUTE_CLASSIFIER = DATA / "classifier" / "attributes.safetensors"
@@ -16,6 +18,7 @@ OUTPUTS = ROOT / "outputs"
 PIPELINE = OUTPUTS / ".pipeline"  # what DVC reads: written from params.yaml and local.yaml
 STRIPPED = OUTPUTS / ".stripped"
 HERO = ROOT / "docs" / "hero.png"  # the README's first picture
+PUBLISHED = ROOT / "published"  # numbers of the published notebooks, and what they come from
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
 STAGES = ("base", "people", "finetune", "space", "edit", "invert")

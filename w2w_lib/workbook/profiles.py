@@ -41,7 +41,7 @@ def enrol(profile: str, source: str | None = None) -> None:
             _record(profile, folder)
         elif fixed.resolve() != folder:
             raise ValueError(
-                f"profile {profile!r} runs on {paths.shown(fixed)}, as params.yaml says; give BASE={source} to a "
+                f"profile {profile!r} runs on {paths.shown(fixed)}, as params.yaml says; give BASE={source!r} to a "
                 f"profile without a base, such as sd15, or write it to local.yaml yourself"
             )
     base(profile)
@@ -116,13 +116,13 @@ def _found(source: str) -> Path:
     given = Path(source).expanduser()
     if given.is_file():
         raise ValueError(
-            f"BASE={source} is a file, expected a folder: write it as one with "
+            f"BASE={source!r} is a file, expected a folder: write it as one with "
             "`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
         )
     folder = given.resolve() if given.is_dir() else _download(source)
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(
-            f"BASE={source} is no base model: expected a folder with the {INDEX} of a StableDiffusionPipeline"
+            f"BASE={source!r} is no base model: expected a folder with the {INDEX} of a StableDiffusionPipeline"
         )
     if not str(folder).isprintable():
         raise ValueError(f"BASE={source!r}: expected a folder whose name can be written down; rename it")
@@ -130,7 +130,7 @@ def _found(source: str) -> Path:
 
 
 def _download(hub_id: str) -> Path:
-    wanted = f"BASE={hub_id}: expected a folder, or a hub id (owner/name)"
+    wanted = f"BASE={hub_id!r}: expected a folder, or a hub id (owner/name)"
     if not HUB_ID.fullmatch(hub_id):
         raise FileNotFoundError(f"{wanted}; there is no such folder")
     from diffusers import StableDiffusionPipeline

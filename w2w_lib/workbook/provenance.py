@@ -25,7 +25,7 @@ def stage_of(notebook: Path) -> str:
 
 def dependencies(stage: str, profile: str, base: str | None = None) -> list[str] | None:
     """What dvc.yaml says that a stage depends on, by path, on this base; None if the profile has no such stage."""
-    found = read_mapping(paths.ROOT / "dvc.yaml", DVC_FILE, "`git restore dvc.yaml`")["stages"].get(stage)
+    found = read_mapping(paths.DVC_YAML, DVC_FILE, "`git restore dvc.yaml`")["stages"].get(stage)
     if found is None or (isinstance(found["foreach"], list) and profile not in found["foreach"]):
         return None
     values = {"${item.base}": str(base), "${key}": profile, "${item}": profile}
@@ -56,7 +56,7 @@ def differences(recorded: Mapping[str, str], present: Mapping[str, str]) -> list
 
 def locked(profile: str) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
     """MD5 of what each stage of a profile read and made, by path, as DVC recorded its last run."""
-    lock = paths.ROOT / "dvc.lock"
+    lock = paths.DVC_LOCK
     stages = read_mapping(lock, "the record of DVC", "remove it").get("stages", {}) if lock.exists() else {}
     return {
         name.removesuffix(f"@{profile}"): (_hashes(entry, "deps"), _hashes(entry, "outs"))

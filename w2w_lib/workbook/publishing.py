@@ -26,7 +26,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def folder(profile: str) -> Path:
     """Where the numbers of a profile's published notebooks lie, and what they come from."""
-    return paths.ROOT / "published" / paths.profile_name(profile)
+    return paths.PUBLISHED / paths.profile_name(profile)
 
 
 def publish(profile: str) -> list[tuple[Path, int]]:

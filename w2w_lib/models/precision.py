@@ -1,0 +1,31 @@
+"""A UNet that computes in half precision, within a pipeline in fp32."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+
+def compute_in(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Let ``unet`` hold its weights and compute in ``dtype``; what it returns is in fp32, as the sampler needs it."""
+    for module in unet.modules():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
+
+    unet.register_forward_pre_hook(partial(_cast_in, dtype), with_kwargs=True)
+    unet.register_forward_hook(_cast_out)
+
+
+def _cast_in(dtype: torch.dtype, module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    return tuple(_cast(a, dtype) for a in args), {k: _cast(v, dtype) for k, v in kwargs.items()}
+
+
+def _cast_out(module, args: tuple, output):
+    if isinstance(output, tuple):
+        return tuple(_cast(o, torch.float32) for o in output)
+    output.sample = output.sample.float()
+    return output
+
+
+def _cast(value, dtype: torch.dtype):
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
