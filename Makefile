@@ -26,7 +26,7 @@ reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket 
 	@$(RUN) w2w reproduce
 
 test: lint ## Check style, then run the tests, in two processes with one thread each
-	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist worksteal
+	@OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist load --maxschedchunk 1
 
 lint: $(SYNCED) ## Check code and notebooks with ruff
 	@$(RUN) ruff check
@@ -51,7 +51,7 @@ clean: ## Remove everything computed: outputs/, DVC's cache, tools' caches (not 
 
 $(SYNCED): pyproject.toml uv.lock
 	@$(UV) --version >/dev/null 2>&1 || $(MAKE) .uv-bootstrap/bin/uv
-	@$(UV) sync --frozen
+	@$(UV) sync --frozen --compile-bytecode # else each process compiles what it imports, where Python may not write it down
 	@$(RUN) w2w prepare
 	@touch $@
 

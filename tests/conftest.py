@@ -17,6 +17,12 @@ from w2w_lib.workbook import paths
 
 pytest_plugins = ["shapes", "planted", "tiny_fleet"]
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: short ones then fill whichever process is free."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 TOY_CELL = """\
 for out in {outs}:
     path = paths.ROOT / out.replace("${{key}}", profile).replace("${{item}}", profile)

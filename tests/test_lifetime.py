@@ -46,6 +46,7 @@ def start(*command: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [None, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_takes_along_what_it_started(how):
     with start(sys.executable, "-c", SCRIPT) as run:
@@ -57,6 +58,7 @@ def test_a_run_takes_along_what_it_started(how):
         assert gone(processes) and vanishes(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["dvc", "make"])
 def test_a_run_ends_with_the_program_that_started_it(tmp_path, program):
     (tmp_path / "run.py").write_text(SCRIPT)
@@ -71,6 +73,7 @@ def test_a_run_ends_with_the_program_that_started_it(tmp_path, program):
         assert gone([run, *processes]) and vanishes(folder)
 
 
+@pytest.mark.slow
 def test_a_shell_that_typed_the_command_may_end(tmp_path):
     (tmp_path / "run.py").write_text(SCRIPT)
     with start("/bin/sh", "-c", f"exec 3<&0; {sys.executable} {tmp_path}/run.py <&3 & sleep 60; exit") as shell:
