@@ -3,10 +3,10 @@
 The detector is MTCNN (weights inside facenet-pytorch), the embedder dlib's ResNet (weights inside
 face-recognition-models): both were trained on photographs, neither on this workbook's renders.
 
-Many pictures go to worker processes, one for each core: dlib holds Python's global lock, so threads would wait for each
-other. The workers are joblib's: they start without importing the script that calls (so it needs no main guard, and a
-notebook can have them), stay for the next call, and end with their parent. The numbers are those of one process to the
-last bit: MTCNN gets the same batches, on one thread.
+Many pictures go to worker processes, one for each core: much of MTCNN's work is Python's. The workers are joblib's:
+they start without importing the script that calls (so it needs no main guard, and a notebook can have them), stay for
+the next call, and end with their parent. The numbers are those of one process to the last bit: the networks get the
+same batches, on one thread.
 """
 
 import importlib.util
@@ -27,6 +27,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from w2w_lib.evaluation.face_network import CHIP_PIXELS, DIMENSION, FaceNetwork
 from w2w_lib.evaluation.pictures import as_pictures, padded_square
 from w2w_lib.inputs import whole_number
 
@@ -34,11 +35,9 @@ FACE_PIXELS = 256  # pictures are enlarged to this before detection, as small fa
 DETECTION_THRESHOLD = 0.9
 FALLBACK_BOX = np.array([0.27, 0.25, 0.73, 0.86]) * FACE_PIXELS  # where a portrait's face is when none was detected
 FALLBACK_POINTS = np.array([[0.4, 0.48], [0.6, 0.48], [0.5, 0.6], [0.42, 0.72], [0.58, 0.72]]) * FACE_PIXELS
-DIMENSION = 128  # of dlib's embedding
-DETECTED_TOGETHER = 32  # the other pictures of a batch move MTCNN's boxes in their last digits: always so many
-EMBEDDED_TOGETHER = 8
-FEW = 64  # up to so many pictures are done in this process: to start the workers takes some seconds
-CHIP_PIXELS, CHIP_PADDING = 150, 0.25  # of the aligned face that dlib's embedder takes
+TOGETHER = 32  # the other pictures of a batch move MTCNN's boxes in their last digits: always so many
+FEW = 256  # up to so many pictures are done in this process: to start the workers takes some seconds
+CHIP_PADDING = 0.25  # around the aligned face
 QUIET_SECONDS = 3  # before a progress bar is shown
 
 
@@ -48,13 +47,20 @@ def _detector() -> MTCNN:
 
 
 @cache
-def _dlib_models() -> tuple:
+def _landmarks() -> dlib.shape_predictor:
+    return dlib.shape_predictor(str(models_folder() / "shape_predictor_5_face_landmarks.dat"))
+
+
+@cache
+def _network() -> FaceNetwork:
+    return FaceNetwork.load(models_folder() / "dlib_face_recognition_resnet_model_v1.dat")
+
+
+def models_folder() -> Path:
+    """Where dlib's weights lie."""
     # find_spec, not import: the package's own __init__ needs the removed pkg_resources.
     spec = importlib.util.find_spec("face_recognition_models")
-    folder = Path(spec.submodule_search_locations[0]) / "models"
-    landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
-    embedder = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
-    return landmarks, embedder
+    return Path(spec.submodule_search_locations[0]) / "models"
 
 
 def _enlarge(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
@@ -70,7 +76,7 @@ def detect_faces(
     portrait's would be. ``progress`` and ``workers`` are as in ``embed_faces``. ValueError where the pictures are not
     uint8 RGB.
     """
-    parts = [(part,) for part in _split(as_pictures(images), DETECTED_TOGETHER)]
+    parts = [(part,) for part in _split(as_pictures(images), TOGETHER)]
     detected = _map(_detect, parts, _workers(workers, images), "detect faces", progress)
     boxes, found = zip(*detected, strict=True) if detected else ([np.zeros((0, 4))], [np.zeros(0, bool)])
     return np.concatenate(boxes), np.concatenate(found)
@@ -86,7 +92,7 @@ def embed_faces(
     not uint8 RGB.
     """
     boxes, found = detect_faces(images, progress, workers)
-    parts = list(zip(_split(images, EMBEDDED_TOGETHER), _split(boxes, EMBEDDED_TOGETHER), strict=True))
+    parts = list(zip(_split(images, TOGETHER), _split(boxes, TOGETHER), strict=True))
     embedded = _map(_embed, parts, _workers(workers, images), "embed faces", progress)
     return np.concatenate([np.zeros((0, DIMENSION)), *embedded]), found
 
@@ -118,13 +124,13 @@ def _detect(images: UInt8[np.ndarray, "batch height width 3"]) -> tuple[np.ndarr
 def _embed(
     images: UInt8[np.ndarray, "batch height width 3"], boxes: Float[np.ndarray, "batch 4"]
 ) -> Float[np.ndarray, "batch 128"]:
-    landmarks, network = _dlib_models()
-    embeddings = []
+    chips = []
     for image, box in zip(images, boxes, strict=True):
         enlarged = np.asarray(_enlarge(image))
-        chip = dlib.get_face_chip(enlarged, landmarks(enlarged, _dlib_square(box)), CHIP_PIXELS, CHIP_PADDING)
-        embeddings.append(network.compute_face_descriptor(chip))
-    return np.array(embeddings)
+        points = _landmarks()(enlarged, _dlib_square(box))
+        chips.append(dlib.get_face_chip(enlarged, points, CHIP_PIXELS, CHIP_PADDING))
+    with _one_thread(), torch.inference_mode():
+        return _network()(torch.from_numpy(np.stack(chips))).double().numpy()
 
 
 def _dlib_square(box: Float[np.ndarray, "4"]) -> dlib.rectangle:
