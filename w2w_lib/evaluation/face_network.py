@@ -21,13 +21,7 @@ CHIP_PIXELS = 150  # a side of the aligned face
 MEAN_COLOUR, COLOUR_SCALE = (122.782, 117.001, 104.298), 256.0  # dlib subtracts the one and divides by the other
 STEM_CHANNELS, STEM_KERNEL = 32, 7
 # Channels and stride of each block, from the picture on.
-BLOCKS = (
-    *[(32, 1)] * 3,
-    *[(64, 2), *[(64, 1)] * 3],
-    *[(128, 2), *[(128, 1)] * 2],
-    *[(256, 2), *[(256, 1)] * 2],
-    (256, 2),
-)
+BLOCKS = (*[(32, 1)] * 3, (64, 2), *[(64, 1)] * 3, (128, 2), *[(128, 1)] * 2, (256, 2), *[(256, 1)] * 2, (256, 2))
 LAYER = re.compile(rb"con_4|affine_|fc_2\x01\x80\x02\x00\x01")  # names of layers with numbers; the last with its size
 EXPECTED, REMEDY = "dlib_face_recognition_resnet_model_v1.dat", "install face-recognition-models again"
 
@@ -82,11 +76,11 @@ class _Block(nn.Module):
     def forward(self, x: Float[Tensor, "batch inputs high wide"]) -> Float[Tensor, "batch channels _ _"]:
         skipped = x if self.stride == 1 else F.avg_pool2d(x, 2)
         x = self.second(F.relu(self.first(x)))
-        return F.relu(_enlarged(x, skipped) + _enlarged(skipped, x))
+        return F.relu(_enlarged(x, skipped) + _enlarged(skipped, x))  # so dlib adds tensors of unequal shapes
 
 
 def _enlarged(x: Float[Tensor, "batch _ _ _"], other: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
-    """``x`` with zeros after its channels, rows and columns, up to the size of ``other``: so dlib adds what is unequal."""
+    """``x`` with zeros after its channels, rows and columns, up to those of ``other``."""
     channels, rows, columns = (max(0, there - here) for here, there in zip(x.shape[1:], other.shape[1:], strict=True))
     return F.pad(x, (0, columns, 0, rows, 0, channels))
 

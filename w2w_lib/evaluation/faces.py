@@ -3,24 +3,18 @@
 The detector is MTCNN (weights inside facenet-pytorch), the embedder dlib's ResNet (weights inside
 face-recognition-models): both were trained on photographs, neither on this workbook's renders.
 
-Many pictures go to worker processes, one for each core: much of MTCNN's work is Python's. The workers are joblib's:
-they start without importing the script that calls (so it needs no main guard, and a notebook can have them), stay for
-the next call, and end with their parent. The numbers are those of one process to the last bit: the networks get the
-same batches, on one thread.
+Many pictures go to worker processes (``w2w_lib.parallel``), as much of MTCNN's work is Python's. The numbers are those
+of one process to the last bit: the networks get the same batches, on one thread.
 """
 
 import importlib.util
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import dlib
-import joblib
 import numpy as np
-import psutil
 import torch
 from facenet_pytorch import MTCNN
 from jaxtyping import Bool, Float, UInt8
@@ -29,7 +23,7 @@ from tqdm import tqdm
 
 from w2w_lib.evaluation.face_network import CHIP_PIXELS, DIMENSION, FaceNetwork
 from w2w_lib.evaluation.pictures import as_pictures, padded_square
-from w2w_lib.inputs import whole_number
+from w2w_lib.parallel import in_order, worker_count
 
 FACE_PIXELS = 256  # pictures are enlarged to this before detection, as small faces are below MTCNN's pyramid
 DETECTION_THRESHOLD = 0.9
@@ -148,40 +142,17 @@ def _split(rows: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _workers(workers: int | None, images: np.ndarray) -> int:
-    if workers is None:
-        return joblib.cpu_count() if len(images) > FEW else 1
-    return whole_number("workers", workers)
+    return 1 if workers is None and len(images) <= FEW else worker_count(workers)
 
 
 def _map(function: Callable, parts: Sequence[tuple], workers: int, title: str, progress: bool) -> list:
     """What ``function`` makes of each part, in their order."""
-    if workers == 1:
-        results = (function(*part) for part in parts)
-    else:
-        pool = joblib.Parallel(workers, backend="loky", return_as="generator", max_nbytes=None)
-        results = pool(joblib.delayed(_in_worker)(function, part) for part in parts)
     count, made = sum(len(part[0]) for part in parts), []
     with tqdm(total=count, desc=title, unit="picture", delay=QUIET_SECONDS, disable=not progress) as bar:
-        for part, result in zip(parts, results, strict=True):
+        for part, result in zip(parts, in_order(function, parts, workers), strict=True):
             made.append(result)
             bar.update(len(part[0]))
     return made
-
-
-def _in_worker(function: Callable, part: tuple):
-    _end_with_parent()
-    return function(*part)
-
-
-@cache
-def _end_with_parent() -> None:
-    """From now on this worker ends when its parent does, however that ends."""
-
-    def wait(parent: psutil.Process) -> None:
-        parent.wait()
-        os._exit(1)
-
-    threading.Thread(target=wait, args=(psutil.Process(os.getppid()),), daemon=True).start()
 
 
 @contextmanager

@@ -1,10 +1,6 @@
 """Many people rendered at once, one process for each core."""
 
-import multiprocessing
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
@@ -12,6 +8,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from w2w_lib.inputs import whole_number
+from w2w_lib.parallel import in_order, worker_count
 
 from .anatomy import load_anatomy
 from .captions import caption_full
@@ -20,7 +17,6 @@ from .render import render
 from .view import sample_view
 
 SIZES = (16, 2048)  # pixels a side, least and most
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def render_population(
@@ -40,16 +36,15 @@ def render_population(
     if not indices:
         raise ValueError("indices: none given; expected at least one person")
     views, size = _check_pictures(split, views, size)
-    workers = workers if workers is None else whole_number("workers", workers)
+    workers = worker_count(workers)
     images = np.empty((len(indices), views, size, size, 3), np.uint8)
     rows: list[dict] = []
     load_anatomy()  # build the assets once, before any worker asks for them
-    bar = tqdm(total=len(indices), desc=f"Rendering {split}", unit="person", disable=not progress)
-    with bar:
-        for position, (pictures, described) in enumerate(_render_all(split, indices, views, size, workers)):
-            images[position] = pictures
-            rows += described
-            bar.update()
+    rendered = in_order(_render_identity, [(split, index, views, size) for index in indices], workers)
+    bar = tqdm(rendered, f"Rendering {split}", len(indices), unit="person", disable=not progress)
+    for position, (pictures, described) in enumerate(bar):
+        images[position] = pictures
+        rows += described
     return images, pd.DataFrame(rows)
 
 
@@ -59,36 +54,7 @@ def _check_pictures(split: str, views: int, size: int) -> tuple[int, int]:
     return whole_number("views", views), whole_number("size", size, *SIZES)
 
 
-def _render_all(split: str, indices: Sequence[int], views: int, size: int, workers: int | None):
-    tasks = [(split, index, views, size) for index in indices]
-    workers = min(workers or os.cpu_count() or 1, len(tasks))
-    if workers <= 1:
-        yield from map(_render_identity, tasks)
-        return
-    # A worker that is killed, or that cannot start, breaks this pool; multiprocessing's own would wait for it.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        with _one_thread_each():
-            rendered = pool.map(_render_identity, tasks, chunksize=max(1, min(16, len(tasks) // (4 * workers))))
-        yield from rendered
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes that start in this block compute in one thread."""
-    before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _render_identity(task: tuple[str, int, int, int]) -> tuple[np.ndarray, list[dict]]:
-    split, index, count, size = task
+def _render_identity(split: str, index: int, count: int, size: int) -> tuple[np.ndarray, list[dict]]:
     person = sample_person(split, index)
     labels = person.labels
     pictures = np.empty((count, size, size, 3), np.uint8)
