@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import pandas as pd
+import psutil
 import torch
 import typer
 from tqdm import tqdm
@@ -151,7 +152,7 @@ def _peak() -> float:
 
 
 def _free_memory() -> float:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE
+    return psutil.virtual_memory().available / GIGABYTE
 
 
 def _does_not_fit(step: Step, size: Size, folder: Path) -> str:
@@ -188,7 +189,7 @@ def main(
     """Measure every size, print one table and write it as JSON. Sizes are in gigabytes."""
     table = measure_all([Size(n, d) for d in numbers for n in models])
     print(table.round(3).fillna("").to_string(index=False))
-    machine = {"cores": os.cpu_count(), "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIGABYTE}
+    machine = {"cores": os.cpu_count(), "memory": psutil.virtual_memory().total / GIGABYTE}
     write_text(json.dumps({"machine": machine, "steps": json.loads(table.to_json(orient="records"))}, indent=1), out)
 
 
