@@ -19,7 +19,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Its name is no other writer's. It is on the disk before it is renamed, and the rename is on the disk before the
     block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says.
     """
-    path = _destination(path)
+    path = Path(path)
     partial = path.with_name(f".{uuid4().hex[:12]}.partial{path.suffix}")
     partial.touch()
     mode = partial.stat().st_mode  # what the umask leaves: some libraries write for their user alone

@@ -109,18 +109,18 @@ def _checked(
             f"latents: expected pictures of {shape[0]} channels, height and width {shape[1:]}, as this base paints, "
             f"found {tuple(latents.shape)}"
         )
-    latents = finite_rows("latents", latents.flatten(1), latents[0].numel()).view(latents.shape)
+    finite_rows("latents", latents.flatten(1), latents[0].numel())
     if recipe.timesteps[1] > last:
         raise ValueError(f"timesteps: expected an end of at most {last}, the scheduler's, found {recipe.timesteps[1]}")
     if mask is not None:
         expected = (len(latents), 1, *latents.shape[2:])
         if tuple(floating("mask", mask).shape) != expected:
             raise ValueError(f"mask: expected shape {expected}, found {tuple(mask.shape)}")
-        mask = finite_rows("mask", mask.flatten(1), mask[0].numel()).view(mask.shape)
+        finite_rows("mask", mask.flatten(1), mask[0].numel())
         if (mask < 0).any() or not mask.flatten(1).any(1).all():
             raise ValueError("mask: expected numbers of at least 0, and above it somewhere in every picture")
     if (found := fingerprint(pipeline)) != space.layout.base:
         raise ValueError(
             f"the space was made on base {space.layout.base}, this pipeline is base {found}: open the space's own base"
         )
-    return latents, mask
+    return latents.float(), None if mask is None else mask.float()
