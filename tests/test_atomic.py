@@ -3,6 +3,7 @@
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -71,3 +72,20 @@ def test_what_killed_writers_leave_can_be_removed_and_nothing_else(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
     remove_partial_files(tmp_path)
     assert set(tmp_path.iterdir()) == kept
+
+
+def test_a_place_where_nothing_can_be_written_is_named(tmp_path, unchecked):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    for write in (partial(write_text, "text"), partial(save_tensors, {"a": torch.zeros(1)})):
+        for path, said in (
+            (tmp_path / "folder", "a folder is there"),
+            (tmp_path / "file" / "below", "Not a directory"),
+            (tmp_path / ("n" * 300), "name too long"),
+            (f"{tmp_path}/a\0b", "null"),
+            ("", "a folder is there"),
+            (None, "NoneType"),
+        ):
+            with pytest.raises(ValueError, match=f"cannot be written .*{said}.*; expected the path of a file"):
+                write(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

@@ -1,6 +1,7 @@
 """Directions against linear regression and planted labels."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -160,6 +161,10 @@ def test_load_refuses_what_is_no_directions(space, labels, tmp_path):
         ((vectors, ranges | {"both": [0.0, float("nan"), 0.5]}), {"space": space.source}, "metadata 'ranges'"),
         ((2 * vectors, ranges), {"space": space.source}, "vectors are not of length 1"),
         ((vectors * torch.nan, ranges), {"space": space.source}, "holds NaN"),
+        ((vectors, ranges | {"both": [2.0, -2.0, 0.5]}), {"space": space.source}, "expected lowest up to highest"),
+        ((vectors, ranges | {"both": [0.0, 1.0, 7.0]}), {"space": space.source}, "held_out_auc: expected 0 to 1"),
+        ((vectors, ranges | {"both": ["0", 1.0, 0.7]}), {"space": space.source}, "metadata 'ranges'"),
+        ((vectors[:0], {}), {"space": space.source}, "0 names for 0 vectors"),
     ]:
         store(*content, **origin)
         with pytest.raises(ValueError, match=error) as refused:
@@ -182,6 +187,10 @@ def test_fit_directions_refuses(space, labels, unchecked):
         (holes, "label 'first': expected 0 or 1, found nan for train-00004"),
         (labels * 2 - 1, "label 'first': expected 0 or 1, found -1"),
         (labels.astype(str), "label 'first': expected 0 or 1, found True"),
+        (labels["first"], "labels: expected DataFrame, found Series"),
+        (labels.set_axis([1, 2, 3], axis=1), "labels: expected columns with names of text, found 1"),
+        (pd.concat({"x": labels}, axis=1), "labels: expected columns with names of text, found tuple"),
+        (labels.set_index(labels.index.rename("other"), append=True), "found one of 2 levels"),
         (labels.set_axis(["a", "a", "b"], axis=1), "labels: more than one column 'a'"),
     ]:
         with pytest.raises(ValueError, match=error):
@@ -211,6 +220,17 @@ def test_directions_refuse_wrong_arguments(space, labels, unchecked):
         (lambda: first.step(space, float("nan")), "strength of first: expected a finite number, found nan"),
         (lambda: first.step(space, float("inf")), "strength of first: expected a finite number, found inf"),
         (lambda: first.step(space, "much"), "strength of first: expected a finite number"),
+        (lambda: first.step(space, True), "strength of first: expected a finite number, found True"),
+        (lambda: first.step(space, 10**400), "strength of first: expected a finite number"),
+        (lambda: first.step(coefficients), "space: expected WeightSpace, found Tensor"),
+        (lambda: replace(first, vector=5 * first.vector), "direction 'first': vectors are not of length 1, found 5"),
+        (lambda: replace(first, vector=first.vector[None]), "vector: .*; expected 1 axes"),
+        (lambda: replace(first, lowest=float("nan")), "lowest: expected a finite number"),
+        (
+            lambda: save_directions({"second": first}, "d"),
+            "direction 'second': expected that of its name, found 'first'",
+        ),
+        (lambda: save_directions(first, "d"), "directions: expected Mapping, found Direction"),
         (lambda: first.projection(space, coefficients[:, :4]), "coefficients: expected rows of 8 numbers"),
         (lambda: first.projection(space, coefficients * torch.nan), "coefficients: rows 0, 1, .* hold NaN"),
         (lambda: separation(directions, space, coefficients, labels[:9]), "labels: 9 rows for 60 models"),

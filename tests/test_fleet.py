@@ -164,6 +164,7 @@ def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, l
         ({"learning_rate": float("nan")}, "learning_rate: Input should be a finite number"),
         ({"prior_batch": 0}, "prior_batch is 0"),
         ({"timesteps": (500, 500)}, "expected a first one and a later end"),
+        ({"timesteps": ("0", "10")}, "timesteps.0: Input should be a valid integer, found '0'"),
         ({"timesteps": (0, 1001)}, "timesteps.1: Input should be less than or equal to 1000"),
         ({"lr_scheduler": "liner"}, "lr_scheduler: Input should be 'constant', 'linear'.*found 'liner'"),
         ({"initialisation": "zero"}, "initialisation: Input should be 'random', 'variance' or 'contrast'"),
@@ -232,10 +233,18 @@ def test_what_cannot_be_trained_is_refused_before_anything_happens(
         ({"a": own[:, :3]}, {}, r"a: latents of shape \(4, 3, 8, 8\)"),
         ({"a": own[..., :6]}, {}, r"a: latents of shape \(4, 4, 8, 6\)"),
         ({"a": own, "b": own * torch.nan}, {}, "b: latents hold NaN or infinite numbers"),
-        ({"a": own.long()}, {}, "a: latents hold"),
+        (
+            {"a": own.long()},
+            {},
+            "a: latents: expected a tensor of floating-point numbers, found a tensor of torch.int64",
+        ),
         ({"": own}, {}, "identity '': expected a non-empty text"),
         ({"a\nb": own}, {}, r"identity 'a\\nb': expected .* without control characters"),
         ({"a\udcff": own}, {}, r"identity 'a\\udcff'"),
+        ({"a": own.numpy()}, {}, "a: latents: expected a tensor of floating-point numbers, found ndarray"),
+        (list(images.values()), {}, "latents: expected Mapping, found list"),
+        (images, {"pictures": ["x"]}, "pictures: expected Mapping, found list"),
+        (images, {"pictures": {"person-0": 5}}, "pictures of person-0: expected their fingerprints"),
         (images, {"fleet_size": 0}, "fleet_size: expected a whole number of at least 1, found 0"),
         (images, {"fleet_size": 1.5}, "fleet_size: expected a whole number"),
         (images, {"workers": 0}, "workers: expected a whole number of at least 1, found 0"),
@@ -246,9 +255,22 @@ def test_what_cannot_be_trained_is_refused_before_anything_happens(
     for bad, said in (
         (prior[:0], "class pictures: latents of shape"),
         (prior * torch.inf, "class pictures: latents hold"),
+        (prior.numpy(), "class pictures: expected a tensor of floating-point numbers, found ndarray"),
+        ((10 * prior).to(torch.uint8), "class pictures: .* found a tensor of torch.uint8"),
     ):
         with pytest.raises(ValueError, match=said):
             Fleet(pipeline, layout, RECIPE, bad)
+    for wrong, said in (
+        ((pipeline.unet, layout, RECIPE), "pipeline: expected StableDiffusionPipeline, found UNet2DConditionModel"),
+        ((pipeline, RECIPE, layout), "layout: expected AdapterLayout, found FleetRecipe"),
+        ((pipeline, layout, RECIPE.to_dict()), "recipe: expected FleetRecipe, found dict"),
+        ((pipeline, replace(layout, base="f" * 16), RECIPE), "the layout is of base f{16}, this pipeline is base "),
+        ((pipeline, layout, replace(RECIPE, seed=2**70)), "seed: expected a whole number of at least 0 and at most "),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Fleet(*wrong, prior)
+    with pytest.raises(ValueError, match="dataset: expected WeightsDataset, found PosixPath"):
+        fleet.train_all(images, tmp_path)
     assert not dataset.ids
 
 

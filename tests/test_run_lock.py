@@ -77,6 +77,27 @@ def test_a_holder_who_does_not_say_who_it_is_is_another_process(dataset):
                 pass
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_lies_in_the_place_of_the_holders_name_holds_up_nobody(dataset, make):
+    name = dataset.folder / ".lock-holder.json"
+    make(name)
+    with dataset.lock(timeout=0):
+        append(dataset)
+        if name.is_file():  # what we wrote there
+            name.unlink()
+            make(name)
+        with pytest.raises(TimeoutError, match="by another process: wait for that run"):
+            with WeightsDataset.open(dataset.folder).lock(timeout=0):
+                pass
+    assert dataset.ids == ["a"]
+
+
+def test_a_folder_in_the_place_of_the_lock_is_named(layout, tmp_path):
+    (tmp_path / "rows" / ".lock").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"\.lock: cannot be locked .*remove it"):
+        WeightsDataset.create(tmp_path / "rows", layout, {}, layout.initial())
+
+
 def test_rows_are_added_within_a_run_and_the_lock_is_given_back_at_its_end(dataset):
     with dataset.lock():
         append(dataset, "a")

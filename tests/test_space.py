@@ -1,6 +1,7 @@
 """The space against NumPy's SVD, the maths of the authors' release and planted dimensions."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -265,6 +266,10 @@ def test_load_refuses_what_is_no_space(space, ids, stored, tmp_path):
         (stored(metadata={"ids": [*ids[:-1], "else"]}), "its content is"),
         (stored(metadata={"ids": 5}), "metadata 'ids'"),
         (stored(metadata={"total_variance": "much"}), "metadata 'total_variance'"),
+        (stored({"components": space.components[:0], "coefficients": space.coefficients[:, :0]}), "and 0 components"),
+        (stored(metadata={"total_variance": "5"}), "metadata 'total_variance': Input should be a valid number"),
+        (tmp_path / "a\0b", "cannot be looked at"),
+        (tmp_path / ("n" * 300), "cannot be looked at"),
         (stored(metadata={"layout": {}}), "metadata 'layout'"),
         (stored(metadata={"layout": short}), ".safetensors: space of 60 models, 8 components and a layout of"),
         (tmp_path, "is a folder; expected a saved w2w space"),
@@ -292,11 +297,44 @@ def test_fit_refuses(layout, weights, ids, unchecked):
         ((weights.numpy(), ids), "weights: expected a tensor of floating-point numbers, found ndarray"),
         ((weights, ids[:-1]), "59 ids for 60 models: expected one for each"),
         ((weights, [*ids[:-1], ids[3]]), "ids train-00003 are there more than once"),
-        ((weights, range(MODELS)), "ids: expected strings, found int 0"),
+        ((weights, range(MODELS)), "ids: expected strings, found 0"),
+        ((weights, "".join(map(chr, range(65, 65 + MODELS)))), "ids: expected a list of strings, found 'ABC"),
+        ((weights, set(ids)), "ids: expected a list of strings, found set"),
+        ((weights[None], ids), "weights: expected rows of .* numbers, found shape .*; expected 2 axes"),
+        ((weights.to_sparse(), ids), "weights: .* found a tensor of torch.float32 in torch.sparse_coo"),
+        ((weights.double() * 1e300, ids), "weights: rows train-00000, .* hold NaN or infinite"),
+        ((1e30 * weights, ids), "variance of the weights: expected a finite number, found inf"),
+        ((weights, ids, 4, weights.std(0)), "standardise: expected bool, found Tensor"),
         ((weights[:1].expand(5, -1), ids[:5]), "5 models without a difference"),
     ]:
         with pytest.raises(ValueError, match=error):
             WeightSpace.fit(layout, *arguments)
+
+
+def test_numbers_of_any_precision_are_taken_in_fp32(space, weights):
+    for one in (space.project, lambda rows: space.nearest(space.project(rows))[1]):
+        assert torch.equal(one(weights.double()), one(weights))
+    assert (
+        space.project(weights.bfloat16()).dtype == space.unproject(space.coefficients.double()).dtype == torch.float32
+    )
+
+
+def test_what_is_put_together_by_hand_is_checked(space, ids, unchecked):
+    for changes, error in [
+        ({"components": space.components.numpy()}, "components: expected a tensor of floating-point numbers"),
+        ({"mean": space.mean.half()}, "mean: expected numbers in torch.float32, found torch.float16"),
+        ({"mean": space.mean * torch.nan}, "mean: expected finite numbers"),
+        ({"ids": [ids[0]] * MODELS}, "ids train-00000, .* are there more than once"),
+        ({"total_variance": float("nan")}, "total_variance: expected a finite number, found nan"),
+        ({"total_variance": 0.0}, "total_variance: expected a number above 0"),
+        ({"ids": ids[:1], "coefficients": space.coefficients[:1]}, "space of 1 models and 8 components: expected at"),
+        ({"layout": None}, "layout: expected AdapterLayout, found None"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            replace(space, **changes)
+    flat = replace(space, coefficients=space.coefficients * torch.tensor([1.0, 0.0, *[1.0] * (PCS - 2)]))
+    with pytest.raises(ValueError, match="coefficients of components 1: expected finite numbers that differ"):
+        flat.sample(1, 0)
 
 
 def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
@@ -318,6 +356,11 @@ def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
         (lambda: space.nearest(nan), "coefficients: rows 0 hold NaN"),
         (lambda: space.nearest(coefficients, 0), "count: "),
         (lambda: space.nearest(coefficients, MODELS + 1), "count: .* at most 60, found 61"),
+        (lambda: space.nearest(coefficients[0]), "coefficients: .*; expected 2 axes"),
+        (lambda: space.sample(1, 10**400), "seed: expected a whole number"),
+        (lambda: outside(space, weights[0], 0), "weights: .*; expected 2 axes"),
+        (lambda: held_out_share(space, 1e30 * weights), "squared distance .*: expected a finite number"),
+        (lambda: independent_columns(weights.numpy(), 0), "weights: expected a tensor"),
         (lambda: outside(space, weights[:, :4], 0), "weights: expected rows"),
         (lambda: outside(whole, weights[:, :3], 0), "a space of all 3 dimensions has no outside"),
         (lambda: held_out_share(space, space.mean_model[None]), "every row is the space's mean"),

@@ -36,6 +36,8 @@ def test_a_variant_is_the_fleet_of_the_changed_settings(pipeline, layout, prior,
     torch.testing.assert_close(changed, directly, rtol=0, atol=0)
     release = variants.fleet(targets="release")
     assert release.layout == AdapterLayout.of(pipeline.unet, layout.base, "release")
+    with pytest.raises(ValueError, match=f"the layout is of base {layout.base}, this pipeline is base "):
+        variants.fleet(pipeline=tiny_pipeline(1))
     with pytest.raises(ValueError, match="no setting 'stesp', did you mean 'steps'"):
         variants.fleet(stesp=2)
 

@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_what_was_finished(layout, tmp_path, monkeypatch):
 
 def test_rows_that_cannot_be_are_refused_and_nothing_is_written(layout, tmp_path, unchecked):
     dataset, weights, losses = begin(tmp_path, layout), random_weights(layout, 2), torch.tensor([0.5, 0.6])
-    for ids, rows, those, said in (
+    for ids, rows, those, *more in (
         (["a", "a"], weights, losses, "identity 'a' is there twice"),
         (["a", "b"], weights, losses[:1], r"losses of shape \(1,\): expected .* and \(2,\)"),
         (["a", "b"], weights[:, 1:], losses, r"rows of shape .*: expected \(2, "),
@@ -98,9 +98,20 @@ def test_rows_that_cannot_be_are_refused_and_nothing_is_written(layout, tmp_path
         (["a", ""], weights, losses, "identity '': expected a non-empty text"),
         (["a", "b\n"], weights, losses, r"identity 'b\\n'"),
         (["a", 5], weights, losses, "identity 5"),
+        ("ab", weights, losses, "identities: expected a list of texts, found 'ab'"),
+        (["a", "b"], weights.numpy(), losses, "weights: expected a tensor of floating-point numbers, found ndarray"),
+        (["a", "b"], weights.int(), losses, "weights: .* found a tensor of torch.int32"),
+        (["a", "b"], weights, [0.5, 0.6], r"losses: .* found list \[0.5, 0.6\]"),
+        (["a", "b"], weights.to_sparse(), losses, "weights: .* found a tensor of torch.float32 in torch.sparse_coo"),
+        (["a", "b"], weights.double() * 1e300, losses, "weights or losses of a, b hold NaN or infinite"),
+        (["a", "b"], weights, losses, ["x"], r"pictures: expected Mapping, found list \['x'\]"),
+        (["a", "b"], weights, losses, {"b": 5}, "b: 0.pictures: Input should be a valid string, found 5"),
+        (["a", "b"], weights, losses, {"b": b"x"}, "b: .*bytes.* expected pictures as text"),
+        (["a", "b"], weights, losses, None, float("nan"), "a: .*found NaN|a: .*finite|a: .*NaN"),
+        (["a", "b"], weights, losses, None, -1.0, "a: 0.seconds: Input should be greater than or equal to 0"),
     ):
-        with pytest.raises(ValueError, match=said) as refused:
-            dataset.append(ids, rows, those)
+        with pytest.raises(ValueError, match=more[-1]) as refused:
+            dataset.append(ids, rows, those, *more[:-1])
         assert "\n" not in str(refused.value) and not list(tmp_path.glob("shard-*"))
     dataset.append(["a"], weights[:1], losses[:1])
     with pytest.raises(ValueError, match=r"a: in .* already; nothing was written"):
@@ -250,9 +261,63 @@ def test_the_stored_start_is_the_one_that_counts(layout, tmp_path, unchecked):
     (tmp_path / "initial.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"initial.safetensors: no such file"):
         WeightsDataset.open(tmp_path).verify()
-    for bad, said in ((initial[1:], "found shape"), (initial * torch.nan, "found NaN")):
+    for bad, said in (
+        (initial[1:], "found shape"),
+        (initial * torch.nan, "found NaN"),
+        (initial.numpy(), "expected a tensor of floating-point numbers, found ndarray"),
+        (initial.int(), "expected a tensor of floating-point numbers, found a tensor of torch.int32"),
+    ):
         with pytest.raises(ValueError, match=f"initial: {said}"):
             WeightsDataset.create(tmp_path / "new", layout, {}, bad)
+
+
+def test_a_dataset_that_cannot_be_begun_leaves_nothing(layout, tmp_path, unchecked):
+    initial = layout.initial()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder, recipe, dtype, said in (
+        ("new", {"lr": float("nan")}, torch.float32, "recipe: expected finite numbers, texts, lists"),
+        ("new", {"folder": tmp_path}, torch.float32, "recipe: .*not JSON serializable"),
+        ("new", {"name": "\udcff"}, torch.float32, "recipe: .*surrogates"),
+        ("new", [1], torch.float32, r"recipe: expected dict, found list \[1\]"),
+        ("new", {}, "float32", "dtype: expected dtype, found 'float32'"),
+        ("new", {}, torch.int8, "dtype: expected one of floating-point numbers, found torch.int8"),
+        ("file", {}, torch.float32, "file.*: cannot be "),
+        ("file/rows", {}, torch.float32, r"cannot be "),
+        ("link", {}, torch.float32, "cannot be made"),
+        ("n" * 300, {}, torch.float32, "cannot be made"),
+    ):
+        with pytest.raises(ValueError, match=said) as refused:
+            WeightsDataset.create(tmp_path / folder, layout, recipe, initial, dtype)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="layout: expected AdapterLayout, found None"):
+        WeightsDataset.create(tmp_path / "new", None, {}, initial)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_nothing_is_added_where_the_dataset_has_gone(layout, tmp_path):
+    dataset = filled(tmp_path / "rows", layout, ["a"])
+    (tmp_path / "rows").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=r"header.json: no such file; .* open the dataset where it is now"):
+        dataset.append(["b"], random_weights(layout, 1), torch.zeros(1))
+    assert not (tmp_path / "rows").exists()
+
+
+def test_identities_to_read_are_a_list_of_texts(layout, tmp_path, unchecked):
+    dataset = filled(tmp_path, layout, ["a", "b"])
+    for wrong, said in (("ab", "found 'ab'"), (0, "found 0"), ([["a"]], r"identity list \[.*: expected a text")):
+        for read in (dataset.weights, dataset.require_only):
+            with pytest.raises(ValueError, match=said):
+                read(wrong)
+
+
+def test_a_shard_that_is_overwritten_while_it_is_read_is_named(layout, tmp_path):
+    rest = filled(tmp_path, layout, ["a"], ["b"]).batches(1)
+    next(rest)
+    for shard in tmp_path.glob("shard-*"):
+        shard.write_bytes(b"x" * 10)
+    with pytest.raises(ValueError, match=r"shard-.*: is no whole safetensors file"):
+        next(rest)
 
 
 def test_a_fingerprint_is_of_the_rows_and_not_of_their_shards_or_times(layout, tmp_path):
@@ -343,6 +408,14 @@ def unknown_field(tensors, rows):
     rows[0]["colour"] = "red"
 
 
+def loss_as_text(tensors, rows):
+    rows[0]["loss"] = "0.0"
+
+
+def odd_identity(tensors, rows):
+    rows[0]["id"] = "a\nb"
+
+
 def the_same_twice(tensors, rows):
     rows[1]["id"] = rows[0]["id"]
 
@@ -361,6 +434,8 @@ def the_same_twice(tensors, rows):
         (one_tensor_more, "holds more "),
         (half_precision, r"holds weights \['F16'"),
         (unknown_field, "no setting 'colour'|colour"),
+        (loss_as_text, "records: 0.loss: Input should be a valid number, found '0.0'"),
+        (odd_identity, r"identity 'a\\nb': expected a non-empty text"),
         (the_same_twice, r"repeats a of shard-"),
     ],
 )
@@ -399,7 +474,7 @@ def test_shards_that_do_not_belong_here_are_found(layout, tmp_path):
             (lambda path: path.write_bytes(b""), "is empty"),
             (lambda path: path.mkdir(), "is a folder"),
             (os.mkfifo, "is no regular file"),
-            (lambda path: save_file({"weights": torch.zeros(1, 3)}, path), "its records are no JSON"),
+            (lambda path: save_file({"weights": torch.zeros(1, 3)}, path), "records: Invalid JSON"),
         )
     ):
         dataset = filled(tmp_path / str(k), layout, ["a"])

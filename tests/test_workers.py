@@ -89,7 +89,7 @@ def die(*args, **kwargs):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_an_error_that_says_what_to_do(pipeline, images, prior, tmp_path, roomy):
-    layout = AdapterLayout.of(pipeline.unet, "0" * 16)
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline))
     fleet = Fleet(pipeline, layout, RECIPE, prior)
     dataset = fleet.dataset(tmp_path)
     fleet.train = die

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
@@ -36,6 +37,8 @@ def checked(cls: type) -> type:
 
 def _strict(kind: Any) -> Any:
     """A whole or real number's annotation that takes neither True nor "5" for one."""
+    if get_origin(kind) is tuple:
+        return tuple[tuple(_strict(part) for part in get_args(kind))]
     number = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     return Annotated[kind, Strict()] if number in (int, float) else kind
 
@@ -60,26 +63,44 @@ def problem(found: Mapping[str, Any], known: Iterable[str] = ()) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """ ", did you mean ...?" with the known name most like ``name``, or the known names."""
-    known = list(known)
-    if close := difflib.get_close_matches(name, known, 1):
+    known = list(map(str, known))
+    if close := difflib.get_close_matches(str(name), known, 1):
         return f", did you mean {close[0]!r}?"
     return f"; expected one of {', '.join(known)}" if known else ""
 
 
 def whole_number(name: str, value: int, least: int = 1, most: int | None = None) -> int:
     """An argument that counts something; ValueError for a fraction, or one below ``least`` or above ``most``."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value != math.floor(value) or value < least or (most is not None and value > most):
+    if not _is_finite(value) or value != math.floor(value) or value < least or (most is not None and value > most):
         upper = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, found {value!r}")
+        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, found {described(value)}")
     return int(value)
 
 
 def finite_number(name: str, value: float) -> float:
     """An argument that measures something; ValueError for NaN, infinity and what is no number."""
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, found {value!r}")
+    if not _is_finite(value):
+        raise ValueError(f"{name}: expected a finite number, found {described(value)}")
     return float(value)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a real number that a float can hold; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    """ValueError for an argument of another class, such as a path in place of what it leads to."""
+    if not isinstance(value, kind):
+        wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{name}: expected {wanted}, found {described(value)}")
+
+
+def described(value: Any) -> str:
+    """A wrong value in a few words on one line."""
+    text, plain = " ".join(repr(value).split()), isinstance(value, Real | str) or value is None
+    text = text if plain else f"{type(value).__name__} {text}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

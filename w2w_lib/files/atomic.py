@@ -1,6 +1,7 @@
 """Files that are complete or not there."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_text(text: str, path: str | Path) -> None:
     """Write a text file in UTF-8; its folder is made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(_destination(path).parent)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -43,7 +44,7 @@ def save_tensors(tensors: dict[str, "torch.Tensor"], path: str | Path, metadata:
     """Write a safetensors file with these tensors and this metadata; its folder is made."""
     from safetensors.torch import save_file  # imports PyTorch, seconds that who writes texts does not need
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(_destination(path).parent)
     with replacing(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
 
@@ -51,7 +52,34 @@ def save_tensors(tensors: dict[str, "torch.Tensor"], path: str | Path, metadata:
 def remove_partial_files(folder: str | Path) -> None:
     """Remove what writers that were killed left in ``folder``; nobody may be writing there."""
     for partial in Path(folder).glob(".*.partial*"):
-        partial.unlink(missing_ok=True)
+        if partial.is_symlink() or not partial.is_dir():
+            partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: str | Path) -> Path:
+    """A folder, made if there is none; ValueError where there can be none."""
+    try:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:  # a file in its way, too long a name; no path; a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{folder!r:.80}: cannot be made ({reason}); expected the path of a folder") from None
+    return folder
+
+
+def _destination(path: str | Path) -> Path:
+    """The path of a file to write; ValueError where there can be none."""
+    try:
+        path, found = Path(path), None
+        if not path.name or stat.S_ISDIR(path.stat().st_mode):
+            found = "a folder is there"
+    except FileNotFoundError:  # it is new
+        pass
+    except (OSError, TypeError, ValueError) as error:  # below a file, too long a name; no path; a NUL
+        found = getattr(error, "strerror", None) or error
+    if found:
+        raise ValueError(f"{path!r:.80}: cannot be written ({found}); expected the path of a file")
+    return path
 
 
 def _sync(path: Path) -> None:

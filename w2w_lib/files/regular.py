@@ -10,13 +10,16 @@ def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
     FileNotFoundError where there is none, ValueError for a folder, pipe, socket, device or empty file: one line of
     what was found, what was ``expected`` and the ``remedy``. Nothing is opened, so a named pipe cannot block.
     """
-    path = Path(path)
     try:
+        path = Path(path)
         found = path.stat()
+    except TypeError:
+        raise ValueError(f"{path!r:.80}: is no path; expected {expected}; {remedy}") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected {expected}; {remedy}") from None
-    except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
-        raise ValueError(f"{path}: cannot be looked at ({error.strerror}); expected {expected}; {remedy}") from None
+    except (OSError, ValueError) as error:  # too long a name, a loop of links, a closed folder; a NUL, half a character
+        what = f"cannot be looked at ({getattr(error, 'strerror', None) or error})"
+        raise ValueError(f"{str(path)!r}: {what}; expected {expected}; {remedy}") from None
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise ValueError(f"{path}: is {kind}; expected {expected}; {remedy}")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from w2w_lib.files.regular import regular_file
+from w2w_lib.inputs import described
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that we compute with
 CHUNK = 2**24  # numbers that are looked at at a time
@@ -72,6 +73,17 @@ def _misfit(found: dict[str, tuple[str, list[int]]], expected: Mapping[str, str]
     return None
 
 
+def floating(name: str, value: Any) -> Tensor:
+    """An argument that is a tensor of floating-point numbers in memory; ValueError for anything else."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a tensor of floating-point numbers, found {described(value)}")
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        found = f"a tensor of {value.dtype}" + ("" if value.layout == torch.strided else f" in {value.layout}")
+        found += " without its numbers (meta)" if value.is_meta else ""
+        raise ValueError(f"{name}: expected a tensor of floating-point numbers, found {found}; convert it")
+    return value
+
+
 def finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite, in memory bounded by ``CHUNK``."""
     return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(CHUNK))
@@ -81,10 +93,11 @@ def _entry(raw: dict[str, str], name: str, kind: Any, refuse) -> Any:
     if name not in raw:
         raise refuse(f"has no metadata {name!r}")
     try:
-        return TypeAdapter(kind).validate_python(json.loads(raw[name], parse_constant=_no_number))
+        json.loads(raw[name], parse_constant=_no_number)
+        return TypeAdapter(kind).validate_json(raw[name], strict=True)
     except ValidationError as error:
         raise refuse(f"metadata {name!r}: {error.errors()[0]['msg']}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refuse(f"metadata {name!r} is no JSON ({error})") from None
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from w2w_lib.inputs import some, whole_number
+from w2w_lib.files.tensors import floating
+from w2w_lib.inputs import described, some, whole_number
 
 CHUNK = 2**24  # numbers that are worked on at a time: what a step needs beside the matrix itself
 LAST_SEED = 2**32 - 1  # NumPy's; PyTorch knows more
@@ -18,31 +19,43 @@ def parts(rows: Tensor) -> Iterator[Tensor]:
     yield from rows.split(max(1, CHUNK // max(1, rows.shape[1])))
 
 
-def finite_rows(what: str, values: Tensor, width: int, names: Sequence[str] | None = None) -> None:
-    """ValueError unless ``values`` are finite floating-point numbers, ``width`` of them in a row.
+def finite_rows(
+    what: str, values: Tensor, width: int, names: Sequence[str] | None = None, axes: int | None = None
+) -> Tensor:
+    """Rows of ``width`` finite numbers, in fp32; ValueError for anything else, or another number of ``axes``.
 
-    The error names the rows, by ``names`` where there are some. Memory is bounded by ``CHUNK``.
+    The error names the rows, by ``names`` where there are some. Memory is bounded by ``CHUNK`` where they are in fp32.
     """
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        raise ValueError(f"{what}: expected a tensor of floating-point numbers, found {_kind(values)}")
-    if not values.ndim or values.shape[-1] != width:
-        raise ValueError(f"{what}: expected rows of {width:,} numbers, found shape {tuple(values.shape)}")
-    good = [torch.isfinite(part).all(1) for part in parts(values.detach().reshape(-1, width))]
-    if bad := [row for row, fine in enumerate(torch.cat(good).tolist()) if not fine]:
-        named = [names[row] if names else str(row) for row in bad]
+    values = floating(what, values).float()
+    if values.shape[-1:] != (width,) or values.ndim != (axes or values.ndim):
+        also = "" if axes is None else f"; expected {axes} axes"
+        raise ValueError(f"{what}: expected rows of {width:,} numbers, found shape {tuple(values.shape)}{also}")
+    good = [torch.isfinite(part).all(1) for part in parts(values.detach().reshape(values.shape[:-1].numel(), width))]
+    fine = torch.cat(good).tolist()
+    if bad := [row for row, one in enumerate(fine) if not one]:
+        named = [names[row] if names and len(names) == len(fine) else str(row) for row in bad]
         raise ValueError(f"{what}: rows {some(named)} hold NaN or infinite numbers")
+    return values
 
 
 def unique_ids(ids: Sequence[str], count: int) -> list[str]:
     """Identities, ``count`` of them; ValueError for another number of them, or one that is there twice."""
-    ids = list(ids)
+    ids = listed_ids(ids)
     if len(ids) != count:
         raise ValueError(f"{len(ids)} ids for {count} models: expected one for each")
-    if not all(isinstance(i, str) for i in ids):
-        raise ValueError(f"ids: expected strings, found {_kind(next(i for i in ids if not isinstance(i, str)))}")
     if len(set(ids)) < count:
         seen = set()
         raise ValueError(f"ids {some([i for i in ids if i in seen or seen.add(i)])} are there more than once")
+    return ids
+
+
+def listed_ids(ids: Iterable[str]) -> list[str]:
+    """Identities in an order; ValueError for one text, a set, and what are no texts."""
+    if isinstance(ids, str | set | frozenset) or not isinstance(ids, Iterable):
+        raise ValueError(f"ids: expected a list of strings, found {described(ids)}")
+    ids = list(ids)
+    if wrong := [i for i in ids if not isinstance(i, str)]:
+        raise ValueError(f"ids: expected strings, found {described(wrong[0])}")
     return ids
 
 
@@ -69,7 +82,3 @@ def digest(content, *tensors: Tensor) -> str:
         for part in parts(tensor.reshape(-1, tensor.shape[-1])):
             found.update(part.contiguous().numpy())
     return found.hexdigest()[:16]
-
-
-def _kind(value) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__} {value!r:.40}"

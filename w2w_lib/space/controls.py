@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.inputs import whole_number
+from w2w_lib.files.tensors import floating
+from w2w_lib.inputs import finite_number, instance, whole_number
 from w2w_lib.space.arguments import finite_rows, generator, known_seed, parts
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.weight_space import WeightSpace
@@ -15,12 +16,13 @@ from w2w_lib.space.weight_space import WeightSpace
 
 def independent_columns(weights: Float[Tensor, "models d"], seed: int) -> Float[Tensor, "models d"]:
     """Every column shuffled on its own: the same numbers, what they had in common gone (Horn 1965)."""
-    return torch.from_numpy(np.random.default_rng(known_seed(seed)).permuted(weights.numpy(), axis=0))
+    rows = finite_rows("weights", weights, floating("weights", weights).shape[-1:].numel(), axes=2).detach()
+    return torch.from_numpy(np.random.default_rng(known_seed(seed)).permuted(rows.numpy(), axis=0))
 
 
 def held_out_share(space: WeightSpace, weights: Float[Tensor, "models d"]) -> float:
     """Share of the squared distance to the mean that survives projecting and coming back."""
-    finite_rows("weights", weights, space.layout.dimension)
+    weights = finite_rows("weights", weights, space.layout.dimension, axes=2)
     kept = whole = 0.0
     for part in parts(weights):
         deviations = space.deviations(part)
@@ -28,12 +30,13 @@ def held_out_share(space: WeightSpace, weights: Float[Tensor, "models d"]) -> fl
         whole += float(deviations.square().sum())
     if not whole:
         raise ValueError("weights: every row is the space's mean, found no distance to share; expected other models")
+    finite_number("squared distance of the weights to the mean", whole)
     return kept / whole
 
 
 def outside(space: WeightSpace, weights: Float[Tensor, "models d"], seed: int) -> Float[Tensor, "models d"]:
     """For every model a random one as far from the mean, in a direction orthogonal to all components."""
-    finite_rows("weights", weights, space.layout.dimension)
+    weights = finite_rows("weights", weights, space.layout.dimension, axes=2)
     if len(space.components) >= space.layout.dimension:
         raise ValueError(f"a space of all {space.layout.dimension} dimensions has no outside: truncate it")
     noise = torch.randn(weights.shape, generator=generator(seed))
@@ -55,6 +58,7 @@ def random_direction(space: WeightSpace, components: int, seed: int) -> Directio
 
 def random_step(space: WeightSpace, direction: Direction, seed: int) -> Float[Tensor, " d"]:
     """A step as long as the direction's own, within the same components, towards nothing in particular."""
+    instance("direction", direction, Direction)
     step = direction.step(space)
     control = random_direction(space, len(direction.vector), seed).step(space)
     return control * step.norm() / control.norm()

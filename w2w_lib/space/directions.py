@@ -1,6 +1,7 @@
 """Directions in w2w space that change one attribute of a person and keep the rest."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -9,19 +10,20 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from pydantic import FiniteFloat
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
-from w2w_lib.files.tensors import read_tensors
-from w2w_lib.inputs import finite_number, nearest, some, whole_number
+from w2w_lib.files.tensors import floating, read_tensors
+from w2w_lib.inputs import described, finite_number, instance, nearest, some, whole_number
 from w2w_lib.space.arguments import finite_rows, known_seed
 from w2w_lib.space.weight_space import WeightSpace
 
 UNIT = 1e-3  # how far from 1 the length of a direction may be
 
 EXPECTED, REMEDY = "saved directions", "fit the directions again and save them"
-Range = tuple[float, float, float | None]  # lowest, highest, held-out AUC
+Range = tuple[FiniteFloat, FiniteFloat, FiniteFloat | None]  # lowest, highest, held-out AUC
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class Direction:
     held_out_auc: float
     space: str  # the source of the space that it was fitted in, and of that space's truncations
 
+    def __post_init__(self):
+        what = f"direction {self.attribute!r}"
+        instance(what, self.attribute, str)
+        instance(f"{what}: space", self.space, str)
+        vector = finite_rows(f"{what}: vector", self.vector, floating(what, self.vector).shape[-1:].numel(), axes=1)
+        if abs(vector.norm() - 1) > UNIT:
+            raise ValueError(f"{what}: vectors are not of length 1, found {vector.norm().item():.6g}")
+        lowest, highest = finite_number(f"{what}: lowest", self.lowest), finite_number(f"{what}: highest", self.highest)
+        if lowest > highest:
+            raise ValueError(f"{what}: expected lowest up to highest, found {lowest} and {highest}")
+        if not isinstance(self.held_out_auc, float) or not (isnan(self.held_out_auc) or 0 <= self.held_out_auc <= 1):
+            raise ValueError(f"{what}: held_out_auc: expected 0 to 1, or NaN, found {described(self.held_out_auc)}")
+
     def step(self, space: WeightSpace, strength: float = 1.0) -> Float[Tensor, " d"]:
         """The change of weights, alpha * n of edited_weights = weights + alpha n (Dravid et al. 2024, §3.3).
 
@@ -52,11 +67,12 @@ class Direction:
     def projection(self, space: WeightSpace, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models"]:
         """How far along the direction models lie, in standard deviations; ValueError as in ``step``."""
         used = self._used(space)
-        finite_rows("coefficients", coefficients, len(space.components))
+        coefficients = finite_rows("coefficients", coefficients, len(space.components))
         return (coefficients[..., :used] / space.std[:used]) @ self.vector
 
     def _used(self, space: WeightSpace) -> int:
         """Number of components that it moves along, all of them there."""
+        instance("space", space, WeightSpace)
         if space.source != self.space:
             raise ValueError(
                 f"direction {self.attribute!r} is of space {self.space}, this is space {space.source}: "
@@ -86,6 +102,10 @@ def fit_directions(
     the components allow. The held-out AUC is of classifiers fitted without a share ``held_out`` of the identities.
     ValueError for an identity without labels, a label that is neither 0 nor 1, and one that does not vary.
     """
+    instance("space", space, WeightSpace)
+    instance("labels", labels, pd.DataFrame)
+    if labels.index.nlevels > 1:
+        raise ValueError(f"labels: expected an index of identities, found one of {labels.index.nlevels} levels")
     missing = [i for i in space.ids if i not in labels.index]
     if missing:
         raise ValueError(f"labels: no row for identities {some(missing)} of the space")
@@ -132,6 +152,8 @@ def separation(
 
     Rows of ``coefficients`` and ``labels`` correspond; NaN where a label does not vary.
     """
+    instance("labels", labels, pd.DataFrame)
+    coefficients = finite_rows("coefficients", coefficients, len(space.components), axes=2).detach()
     if len(labels) != len(coefficients):
         raise ValueError(f"labels: {len(labels)} rows for {len(coefficients)} models; expected one for each")
     targets = _zero_or_one(labels, list(directions))
@@ -143,6 +165,8 @@ def _zero_or_one(labels: pd.DataFrame, attributes: list[str]) -> Float[Tensor, "
     if not attributes:
         raise ValueError("labels: there are none; expected at least one column of 0 and 1")
     for attribute in attributes:
+        if not isinstance(attribute, str) or not attribute:
+            raise ValueError(f"labels: expected columns with names of text, found {described(attribute)}")
         if attribute not in labels:
             raise ValueError(f"labels: no column {attribute!r}{nearest(attribute, map(str, labels.columns))}")
         if labels[attribute].ndim > 1:
@@ -171,6 +195,11 @@ def _auc(target: Tensor, score: Tensor) -> float:
 
 def save_directions(directions: dict[str, Direction], path: str | Path) -> None:
     """Write the directions of one space as one safetensors file; ValueError for those of several spaces, or none."""
+    instance("directions", directions, Mapping)
+    for attribute, direction in directions.items():
+        instance(f"direction {attribute!r}", direction, Direction)
+        if attribute != direction.attribute:
+            raise ValueError(f"direction {attribute!r}: expected that of its name, found {direction.attribute!r}")
     kinds = {(d.space, len(d.vector)) for d in directions.values()}
     if len(kinds) != 1:
         found = ", ".join(f"{length} components of space {space}" for space, length in sorted(kinds)) or "none"
@@ -191,12 +220,13 @@ def load_directions(path: str | Path) -> dict[str, Direction]:
     metadata = {"ranges": dict[str, Range], "space": str}
     tensors, entries = read_tensors(path, EXPECTED, REMEDY, {"vectors": "directions pcs"}, metadata=metadata)
     vectors, ranges = tensors["vectors"], entries["ranges"]
-    if len(ranges) != len(vectors):
+    if not ranges or len(ranges) != len(vectors):
         raise ValueError(f"{path}: {len(ranges)} names for {len(vectors)} vectors; expected {EXPECTED}; {REMEDY}")
-    if ((vectors.norm(dim=1) - 1).abs() > UNIT).any():
-        raise ValueError(f"{path}: vectors are not of length 1; expected {EXPECTED}; {REMEDY}")
-    rows = zip(ranges.items(), vectors, strict=True)
-    return {
-        a: Direction(a, vector, low, high, float("nan") if auc is None else auc, entries["space"])
-        for (a, (low, high, auc)), vector in rows
-    }
+    rows = zip(ranges.items(), vectors.float(), strict=True)
+    try:
+        return {
+            a: Direction(a, vector, low, high, float("nan") if auc is None else auc, entries["space"])
+            for (a, (low, high, auc)), vector in rows
+        }
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; expected {EXPECTED}; {REMEDY}") from None

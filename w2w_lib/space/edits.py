@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from w2w_lib.inputs import finite_number, nearest
+from w2w_lib.inputs import finite_number, instance, nearest
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.weight_space import WeightSpace
 
@@ -20,11 +21,13 @@ def combined_step(
     ``strengths`` are in standard deviations of the training models' projections. ValueError for an attribute without
     a direction, a direction of another space and a strength that is no finite number.
     """
-    for attribute, strength in strengths.items():
+    instance("directions", directions, Mapping)
+    instance("strengths", strengths, (Mapping, pd.Series))
+    strengths = dict(strengths)
+    for attribute in strengths:
         if attribute not in directions:
             raise ValueError(f"no direction {attribute!r}{nearest(attribute, directions)}")
-        finite_number(f"strength of {attribute}", strength)
-    steps = [directions[a].step(space, strength) for a, strength in strengths.items() if strength]
+    steps = [directions[attribute].step(space, strength) for attribute, strength in strengths.items()]
     return torch.stack(steps).sum(0) if steps else torch.zeros_like(space.mean_model)
 
 
@@ -35,6 +38,7 @@ def opposite_strengths(
 
     ``share`` is the part of the way to the training models' extreme projection (the paper goes all of it).
     """
+    instance("direction", direction, Direction)
     shown = np.asarray(shown)
     if shown.dtype != bool:
         raise ValueError(f"shown: expected True or False for each model, found numbers of type {shown.dtype}")

@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.inputs import checked, some
+from w2w_lib.files.tensors import floating
+from w2w_lib.inputs import checked, instance, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
@@ -58,7 +59,7 @@ def invert(
     optimisation that diverges.
     """
     recipe = recipe or InversionRecipe()
-    _check(pipeline, space, latents, recipe, mask)
+    latents, mask = _checked(pipeline, space, latents, recipe, mask)
     count, device = len(latents), pipeline.device
     units = torch.zeros(count, len(space.components), device=device, requires_grad=True)
     std, there = space.std.to(device), ("mean", "components", "scale")
@@ -91,24 +92,29 @@ def invert(
     return (units * std).detach().cpu(), history
 
 
-def _check(
+def _checked(
     pipeline: StableDiffusionPipeline,
     space: WeightSpace,
     latents: Tensor,
     recipe: InversionRecipe,
     mask: Tensor | None,
-) -> None:
-    channels, last = pipeline.unet.config.in_channels, pipeline.scheduler.config.num_train_timesteps
-    if latents.ndim != 4 or not len(latents) or latents.shape[1] != channels:
+) -> tuple[Tensor, Tensor | None]:
+    instance("pipeline", pipeline, StableDiffusionPipeline)
+    instance("space", space, WeightSpace)
+    instance("recipe", recipe, InversionRecipe)
+    last, size = pipeline.scheduler.config.num_train_timesteps, pipeline.unet.config.sample_size
+    shape = (pipeline.unet.config.in_channels, *(size if isinstance(size, list | tuple) else (size, size)))
+    if floating("latents", latents).ndim != 4 or not len(latents) or latents.shape[1:] != shape:
         raise ValueError(
-            f"latents: expected pictures of {channels} channels, height and width, found {tuple(latents.shape)}"
+            f"latents: expected pictures of {shape[0]} channels, height and width {shape[1:]}, as this base paints, "
+            f"found {tuple(latents.shape)}"
         )
     finite_rows("latents", latents.flatten(1), latents[0].numel())
     if recipe.timesteps[1] > last:
         raise ValueError(f"timesteps: expected an end of at most {last}, the scheduler's, found {recipe.timesteps[1]}")
     if mask is not None:
         expected = (len(latents), 1, *latents.shape[2:])
-        if tuple(mask.shape) != expected:
+        if tuple(floating("mask", mask).shape) != expected:
             raise ValueError(f"mask: expected shape {expected}, found {tuple(mask.shape)}")
         finite_rows("mask", mask.flatten(1), mask[0].numel())
         if (mask < 0).any() or not mask.flatten(1).any(1).all():
@@ -117,3 +123,4 @@ def _check(
         raise ValueError(
             f"the space was made on base {space.layout.base}, this pipeline is base {found}: open the space's own base"
         )
+    return latents.float(), None if mask is None else mask.float()

@@ -9,13 +9,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import FiniteFloat
 from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
-from w2w_lib.files.tensors import read_tensors
-from w2w_lib.inputs import whole_number
+from w2w_lib.files.tensors import finite, floating, read_tensors
+from w2w_lib.inputs import finite_number, instance, some, whole_number
 from w2w_lib.lora.layout import AdapterLayout
-from w2w_lib.space.arguments import CHUNK, digest, finite_rows, generator, known_seed, rows_fingerprint, unique_ids
+from w2w_lib.space.arguments import (
+    CHUNK,
+    digest,
+    finite_rows,
+    generator,
+    known_seed,
+    listed_ids,
+    rows_fingerprint,
+    unique_ids,
+)
 from w2w_lib.space.components import column_deviations, column_means, principal_components
 
 ROUNDING = 1e-5  # share of the first component's deviation below which a component is rounding errors
@@ -26,7 +36,7 @@ SHAPES = {"mean": "d", "components": "pcs d", "coefficients": "models pcs"}
 METADATA = {
     "layout": AdapterLayout,
     "ids": list[str],
-    "total_variance": float,
+    "total_variance": FiniteFloat,
     "rows": str,
     "solver": str,
     "fingerprint": str,
@@ -52,15 +62,27 @@ class WeightSpace:
     scale: Float[Tensor, " d"] | None = None
 
     def __post_init__(self):
-        models, d, pcs = len(self.ids), self.layout.dimension, len(self.components)
+        instance("layout", self.layout, AdapterLayout)
+        unique_ids(self.ids, models := len(listed_ids(self.ids)))
+        tensors = {name: getattr(self, name) for name in (*SHAPES, *([] if self.scale is None else ["scale"]))}
+        for name, tensor in tensors.items():
+            if floating(name, tensor).dtype != torch.float32:
+                raise ValueError(f"{name}: expected numbers in torch.float32, found {tensor.dtype}; convert them")
+        d, pcs = self.layout.dimension, self.components.shape[:1].numel()
         expected = {"mean": (d,), "components": (pcs, d), "coefficients": (models, pcs), "scale": (d,)}
-        for name, shape in expected.items():
-            tensor = getattr(self, name)
-            if tensor is not None and tuple(tensor.shape) != shape:
+        for name, tensor in tensors.items():
+            shape = expected[name]
+            if tuple(tensor.shape) != shape:
                 raise ValueError(
                     f"space of {models} models, {pcs} components and a layout of {d:,} numbers: "
                     f"{name} of shape {tuple(tensor.shape)}, expected {shape}"
                 )
+            if name in ("mean", "scale") and not finite(tensor):  # the others may be many; their deviations tell
+                raise ValueError(f"{name}: expected finite numbers, found NaN or infinite ones")
+        if models < 2 or not pcs:
+            raise ValueError(f"space of {models} models and {pcs} components: expected at least 2 and 1")
+        if finite_number("total_variance", self.total_variance) <= 0:
+            raise ValueError(f"total_variance: expected a number above 0, found {self.total_variance}")
 
     @classmethod
     def fit(
@@ -78,8 +100,11 @@ class WeightSpace:
         most (eight in float64 where they are few, see ``principal_components``). ValueError for fewer than 2 models,
         rows that are not finite or not of this layout, ids that do not match, and more components than the models span.
         """
-        finite_rows("weights", weights, layout.dimension, ids if len(ids) == len(weights) else None)
-        ids, weights = unique_ids(ids, len(weights)), weights.detach().float().cpu()
+        instance("layout", layout, AdapterLayout)
+        instance("standardise", standardise, bool)
+        ids = listed_ids(ids)
+        weights = finite_rows("weights", weights, layout.dimension, ids, axes=2).detach().cpu()
+        ids = unique_ids(ids, len(weights))
         if len(weights) < 2:
             raise ValueError(f"{len(weights)} models: a space needs at least 2; fine-tune more identities")
         most = min(len(weights) - 1, layout.dimension)
@@ -89,6 +114,7 @@ class WeightSpace:
         total_variance = float((variance if scale is None else variance / scale.square()).sum())
         if not total_variance:
             raise ValueError(f"{len(weights)} models without a difference: expected models of several people")
+        finite_number("variance of the weights", total_variance)
         rows, coefficients, solver = principal_components(weights, scale, count, known_seed(seed))
         space = cls(
             layout,
@@ -101,15 +127,20 @@ class WeightSpace:
             solver,
             scale,
         )
-        spanned = int((space.std > ROUNDING * space.std[0]).sum())
+        std = coefficients.std(0)
+        spanned = int((std > ROUNDING * std[0]).sum())
         if components is not None and spanned < count:
             raise ValueError(f"components: these {len(ids)} models span {spanned} dimensions only, found {count}")
         return space.truncated(spanned)
 
     @cached_property
     def std(self) -> Float[Tensor, " pcs"]:
-        """Standard deviation of the training coefficients, component by component."""
-        return self.coefficients.std(0)
+        """Standard deviation of the training coefficients, component by component; ValueError where one is none."""
+        std = self.coefficients.std(0)
+        if not (fine := (std > 0) & (std < torch.inf)).all():
+            wrong = some([str(i) for i in (~fine).nonzero().flatten().tolist()])
+            raise ValueError(f"coefficients of components {wrong}: expected finite numbers that differ")
+        return std
 
     @property
     def explained(self) -> Float[np.ndarray, " pcs"]:
@@ -133,7 +164,7 @@ class WeightSpace:
     def fingerprint(self) -> str:
         """Sixteen digits of its layout, ids and numbers: a truncation has another one."""
         tensors = [self.mean, self.components, self.coefficients, *([] if self.scale is None else [self.scale])]
-        return digest([self.source, self.ids, self.total_variance], *tensors)
+        return digest([self.source, self.ids, float(self.total_variance)], *tensors)
 
     def truncated(self, components: int) -> "WeightSpace":
         """The space of the first components only; ValueError where it has not so many."""
@@ -147,12 +178,12 @@ class WeightSpace:
 
     def project(self, weights: Float[Tensor, "*models d"]) -> Float[Tensor, "*models pcs"]:
         """Coefficients of weight vectors; ValueError for weights of another layout or not finite."""
-        finite_rows("weights", weights, self.layout.dimension)
+        weights = finite_rows("weights", weights, self.layout.dimension)
         return self.deviations(weights) @ self.components.T
 
     def unproject(self, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models d"]:
         """Weight vectors of coefficients; differentiable. ValueError for another number of them, or not finite ones."""
-        finite_rows("coefficients", coefficients, len(self.components))
+        coefficients = finite_rows("coefficients", coefficients, len(self.components))
         change = coefficients @ self.components
         return self.mean + (change if self.scale is None else change * self.scale)
 
@@ -163,7 +194,7 @@ class WeightSpace:
 
     def nearest(self, coefficients: Float[Tensor, "models pcs"], count: int = 1) -> tuple[list[list[str]], Tensor]:
         """The training identities most alike by cosine similarity, with the similarities (§4.2)."""
-        finite_rows("coefficients", coefficients, len(self.components))
+        coefficients = finite_rows("coefficients", coefficients, len(self.components), axes=2)
         count, known = whole_number("count", count, 1, len(self.ids)), F.normalize(self.coefficients).T
         groups = F.normalize(coefficients).split(max(1, CHUNK // len(self.ids)))
         similarities, rows = zip(*((group @ known).topk(count) for group in groups), strict=True)
@@ -189,6 +220,7 @@ class WeightSpace:
             unique_ids(metadata["ids"], len(tensors["coefficients"]))
             space = cls(**tensors, **metadata)
             _orthonormal(space.components)
+            _ = space.std  # checks its own
             if space.fingerprint != fingerprint:
                 raise ValueError(f"its content is {space.fingerprint}, what was saved {fingerprint}")
         except ValueError as error:

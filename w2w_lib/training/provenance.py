@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from w2w_lib.inputs import instance
 from w2w_lib.lora.layout import AdapterLayout
 
 # Everything between latents and weights. What opens the base is in the base's fingerprint.
@@ -45,10 +46,19 @@ class Header(BaseModel):
 
     @classmethod
     def of(cls, layout: AdapterLayout, recipe: dict, initial: Float[Tensor, " d"], dtype: torch.dtype) -> "Header":
-        """The header of rows that are made here and now."""
+        """The header of rows that are made here and now; ValueError for a recipe or precision that is none."""
+        instance("layout", layout, AdapterLayout)
+        instance("recipe", recipe, dict)
+        instance("dtype", dtype, torch.dtype)
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype: expected one of floating-point numbers, found {dtype}")
+        try:
+            text = json.dumps(recipe, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"recipe: expected finite numbers, texts, lists and dictionaries ({error})") from None
         return cls(
             layout=json.loads(layout.to_json()),
-            recipe=json.loads(json.dumps(recipe, allow_nan=False)),
+            recipe=json.loads(text),
             initial=checksum(initial),
             dtype=str(dtype).removeprefix("torch."),
             code=training_code(),

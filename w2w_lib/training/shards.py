@@ -5,19 +5,20 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import explain, some
+from w2w_lib.inputs import described, explain, some
 from w2w_lib.training.provenance import checksum
 
 EXPECTED, REMEDY = "a shard of this weights dataset", "move it away and run again to train its people anew"
@@ -32,13 +33,23 @@ class Row:
     id: str
     loss: float
     pictures: str | None  # fingerprint of what was learned
-    seconds: float | None  # that training took
+    seconds: Annotated[float, Field(ge=0)] | None  # that training took
     sha256: str
 
     @classmethod
     def of(cls, identity: str, weights: Float[Tensor, " d"], loss: float, pictures: str | None, seconds: float | None):
-        """The record of these weights."""
-        return cls(identity, loss, pictures, seconds, _row_checksum(identity, loss, pictures, weights))
+        """The record of these weights; ValueError for pictures or seconds that cannot be recorded."""
+        row = cls(identity, loss, pictures, seconds, "")
+        try:
+            _records_of(_json([row]))
+        except TypeError as error:
+            raise ValueError(f"{identity}: {error}; expected pictures as text and seconds as a number") from None
+        except ValidationError as error:
+            raise ValueError(explain(error, identity)) from None
+        return replace(row, sha256=_row_checksum(identity, loss, pictures, weights))
+
+
+_ROWS = TypeAdapter(list[Row])
 
 
 class Shards:
@@ -116,13 +127,15 @@ class Shards:
                 slices = {tensor: shard.get_slice(tensor) for tensor in shard.keys()}
                 form = {tensor: (part.get_dtype(), *part.get_shape()) for tensor, part in slices.items()}
                 metadata = shard.metadata() or {}
-            rows = TypeAdapter(list[Row]).validate_python(json.loads(metadata.get("rows", "")))
+            rows = _records_of(metadata.get("rows", ""))
+            for row in rows:
+                _require_id(row.id)
         except SafetensorError as error:
             raise self._refuse(name, f"is no whole safetensors file ({error})") from None
         except ValidationError as error:
             raise self._refuse(name, explain(error, "records")) from None
         except ValueError as error:
-            raise self._refuse(name, f"its records are no JSON ({error})") from None
+            raise self._refuse(name, str(error)) from None
         if form != {"weights": ("F32", len(rows), self.dimension)}:
             found = ", ".join(f"{tensor} {list(shape)}" for tensor, shape in sorted(form.items()))
             raise self._refuse(name, f"holds {found or 'nothing'}, not weights [F32, {len(rows)}, {self.dimension}]")
@@ -141,26 +154,48 @@ class Shards:
 
     def _weights(self, name: str) -> Float[Tensor, "models d"]:
         """All rows of a shard, mapped into memory: what is not looked at is not read."""
-        with safe_open(self.folder / name, framework="pt") as shard:
-            return shard.get_tensor("weights")
+        try:
+            with safe_open(regular_file(self.folder / name, EXPECTED, REMEDY), framework="pt") as shard:
+                return shard.get_tensor("weights")
+        except SafetensorError as error:
+            raise self._refuse(name, f"is no whole safetensors file ({error})") from None
 
 
-def require_ids(ids: Iterable[str]) -> None:
-    """ValueError for an identity that cannot be told apart, written down or printed in one line, or is there twice."""
-    seen = set()
+def listed(ids: Iterable[str]) -> list[str]:
+    """Identities; ValueError for one text in place of several, and what are no texts."""
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise ValueError(f"identities: expected a list of texts, found {described(ids)}")
+    ids = list(ids)
+    if wrong := [identity for identity in ids if not isinstance(identity, str)]:
+        raise ValueError(f"identity {described(wrong[0])}: expected a text")
+    return ids
+
+
+def _require_id(identity: str) -> None:
+    if not identity or any(unicodedata.category(character) in ("Cc", "Cs") for character in identity):
+        raise ValueError(f"identity {identity!r}: expected a non-empty text without control characters")
+
+
+def require_ids(ids: Iterable[str]) -> list[str]:
+    """Identities; ValueError for one that cannot be told apart, written or printed in one line, or is there twice."""
+    ids, seen = listed(ids), set()
     for identity in ids:
-        is_text = isinstance(identity, str) and identity
-        if not is_text or any(unicodedata.category(character) in ("Cc", "Cs") for character in identity):
-            raise ValueError(f"identity {identity!r}: expected a non-empty text without control characters")
+        _require_id(identity)
         if identity in seen:
             raise ValueError(f"identity {identity!r} is there twice: expected each once")
         seen.add(identity)
+    return ids
 
 
 def require_known(ids: Iterable[str], known: Mapping[str, object], folder: Path) -> None:
     """ValueError names identities that have no row."""
     if missing := [identity for identity in ids if identity not in known]:
         raise ValueError(f"{some(missing)}: not in {folder}; expected some of its {len(known)} identities")
+
+
+def _records_of(text: str) -> list[Row]:
+    """What ``_json`` wrote; ValidationError for anything else."""
+    return _ROWS.validate_json(text, strict=True)
 
 
 def _json(rows: list[Row]) -> str:

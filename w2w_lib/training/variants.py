@@ -6,6 +6,7 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
+from w2w_lib.inputs import instance
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.recipe import FleetRecipe
@@ -33,6 +34,7 @@ class FleetVariants:
 
         ``pipeline`` is the same base opened in another precision. ValueError for a field that the recipe lacks.
         """
+        instance("recipe", self.recipe, FleetRecipe)
         pipeline, layout = pipeline or self.pipeline, self.layout
         if targets is not None:
             layout = AdapterLayout.of(pipeline.unet, layout.base, targets, layout.rank, layout.alpha)

@@ -29,14 +29,14 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from w2w_lib.files.atomic import save_tensors, write_text
+from w2w_lib.files.atomic import make_folder, save_tensors, write_text
 from w2w_lib.files.regular import regular_file
-from w2w_lib.files.tensors import finite, read_tensors
-from w2w_lib.inputs import explain, some, whole_number
+from w2w_lib.files.tensors import finite, floating, read_tensors
+from w2w_lib.inputs import explain, instance, some, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.training.provenance import Header, checksum
 from w2w_lib.training.run_lock import LOCK, WAIT, holding
-from w2w_lib.training.shards import Row, Shards, require_ids, require_known
+from w2w_lib.training.shards import Row, Shards, listed, require_ids, require_known
 
 HEADER, INITIAL = "header.json", "initial.safetensors"
 ANEW = "move the folder away to train these people again"
@@ -65,15 +65,16 @@ class WeightsDataset:
         ``recipe`` is all else that decides them, as JSON has it, and ``dtype`` what the UNet computes in. ValueError
         for a folder whose rows were made with another base, layout, recipe, start, precision or training code.
         """
-        folder, initial = Path(folder), initial.detach().float().cpu()
+        instance("layout", layout, AdapterLayout)
+        initial = floating("initial", initial).detach().float().cpu()
         if initial.shape != (layout.dimension,) or not finite(initial):
             found = f"shape {tuple(initial.shape)}" if finite(initial) else "NaN or infinite numbers"
             raise ValueError(f"initial: found {found}, expected {layout.dimension} finite numbers")
+        header = Header.of(layout, recipe, initial, dtype)
+        folder = make_folder(folder)
         if not (folder / HEADER).exists():
-            folder.mkdir(parents=True, exist_ok=True)
             with holding(FileLock(folder / LOCK)), _disk(folder, "the header"):
                 if not (folder / HEADER).exists():
-                    header = Header.of(layout, recipe, initial, dtype)
                     save_tensors({"initial": initial}, folder / INITIAL)
                     write_text(header.model_dump_json(indent=1), folder / HEADER)
         dataset = cls.open(folder)
@@ -84,13 +85,14 @@ class WeightsDataset:
     def open(cls, folder: str | Path) -> "WeightsDataset":
         """Open a dataset to read; FileNotFoundError if the folder holds none, ValueError for another header."""
         expected = "the header of a weights dataset"
+        instance("folder", folder, (str, Path))
         path = regular_file(Path(folder) / HEADER, expected, "run the fine-tuning first")
         try:
             header = Header.model_validate(json.loads(path.read_bytes()))
             return cls(folder, header, AdapterLayout.from_json(json.dumps(header.layout)))
         except ValidationError as error:
             what = explain(error, "header", Header.model_fields)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             what = repr(error)
         raise ValueError(f"{path}: {what}; expected {expected}; {ANEW}")
 
@@ -131,6 +133,7 @@ class WeightsDataset:
     @contextmanager
     def lock(self, timeout: float = WAIT) -> Iterator[None]:
         """Within the block no other process adds rows; TimeoutError after ``timeout`` seconds names who does."""
+        regular_file(self.folder / HEADER, "the header of a weights dataset", "open the dataset where it is now")
         with holding(self._lock, timeout) as outermost:
             if outermost:
                 self._shards.refresh()
@@ -150,7 +153,9 @@ class WeightsDataset:
         ValueError for a wrong shape, NaN or infinite numbers, or an identity that is there twice; OSError where the
         disk is full. Nothing is written then.
         """
-        require_ids(ids)
+        ids = require_ids(ids)
+        instance("pictures", pictures or {}, Mapping)
+        weights, losses = floating("weights", weights), floating("losses", losses)
         expected = (len(ids), self.layout.dimension)
         if not ids or weights.shape != expected or losses.shape != expected[:1]:
             found = f"rows of shape {tuple(weights.shape)} and losses of shape {tuple(losses.shape)}"
@@ -178,7 +183,7 @@ class WeightsDataset:
 
     def require_only(self, ids: Iterable[str]) -> None:
         """ValueError where there are rows of other identities than these."""
-        if others := sorted(set(self.ids) - set(ids)):
+        if others := sorted(set(self.ids) - set(listed(ids))):
             raise ValueError(
                 f"{self.folder}: holds {some(others)}, who are not among these people; move the folder away, or use "
                 "the people it was begun with"
@@ -187,7 +192,7 @@ class WeightsDataset:
     def weights(self, ids: Iterable[str] | None = None) -> Float[Tensor, "models d"]:
         """Weight vectors of the given identities (default: all, in the order of ``ids``)."""
         known = self.ids
-        wanted = known if ids is None else list(ids)
+        wanted = known if ids is None else listed(ids)
         require_known(wanted, self._shards.places, self.folder)
         return self._shards.read(wanted)
 
