@@ -3,9 +3,11 @@
 import difflib
 import functools
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
@@ -53,8 +55,7 @@ def problem(found: Mapping[str, Any], known: Iterable[str] = ()) -> str:
         return f"no setting {name!r}{nearest(str(found['loc'][-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"{name} is missing"
-    value = repr(found["input"])
-    value = "" if kind == "value_error" else f", found {value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
+    value = "" if kind == "value_error" else f", found {shown(found['input'])}"
     return f"{name}{': ' if name else ''}{found['msg'].removeprefix('Value error, ')}{value}"
 
 
@@ -80,6 +81,30 @@ def finite_number(name: str, value: float) -> float:
     if not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, found {value!r}")
     return float(value)
+
+
+def a_path(value: str | os.PathLike[str], expected: str) -> Path:
+    """A path, "~" replaced by the home folder; ValueError for what is no path, such as an array, bytes or ``None``."""
+    try:
+        if "\0" not in str(value):
+            return Path(value).expanduser()
+    except (TypeError, RuntimeError):  # no text; a home folder that there is not
+        pass
+    raise ValueError(f"{shown(value)}: is no path; expected the path of {expected}; name one")
+
+
+def shown(value: object) -> str:
+    """A wrong value as one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def of_kind(name: str, value: object, kind: type) -> None:
+    """ValueError for an argument that is no ``kind``, such as a path in place of what is in the file."""
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{name}: expected {kind.__module__.partition('.')[0]}'s {kind.__name__}, found {shown(value)}"
+        )
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

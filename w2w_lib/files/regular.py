@@ -3,6 +3,8 @@
 import stat
 from pathlib import Path
 
+from w2w_lib.inputs import a_path
+
 
 def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
     """The path of an existing, non-empty regular file.
@@ -10,7 +12,7 @@ def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
     FileNotFoundError where there is none, ValueError for a folder, pipe, socket, device or empty file: one line of
     what was found, what was ``expected`` and the ``remedy``. Nothing is opened, so a named pipe cannot block.
     """
-    path = Path(path)
+    path = a_path(path, expected)
     try:
         found = path.stat()
     except FileNotFoundError:
