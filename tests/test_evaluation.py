@@ -421,6 +421,20 @@ def test_labels_with_commas_come_back_and_older_files_are_read(tmp_path):
         assert torch.equal(tensor, state[name].to(tensor.dtype))
 
 
+def test_a_classifier_that_could_not_be_read_again_is_not_written(tmp_path, unchecked):
+    path, classifier = tmp_path / "classifier.safetensors", AttributeClassifier(["Cap"])
+    classifier.save(path)
+    classifier.head.weight.data[:] = 1e6
+    with pytest.raises(ValueError, match=r"'head\.weight' is not finite in half precision; nothing was written"):
+        classifier.save(path)
+    assert AttributeClassifier.load(path).attributes == ("Cap",)
+    with pytest.raises(ValueError, match="is a folder; expected the name of a file"):
+        AttributeClassifier(["Cap"]).save(tmp_path)
+    for wrong in ("Cap", [], ["Cap", "Cap"], [3], None):
+        with pytest.raises(ValueError, match="expected a list of different names"):
+            AttributeClassifier(wrong)
+
+
 def test_files_that_are_no_classifier(tmp_path):
     path = tmp_path / "classifier.safetensors"
     with pytest.raises(FileNotFoundError, match=r"no such file; expected an attribute classifier; train it anew"):
@@ -428,12 +442,14 @@ def test_files_that_are_no_classifier(tmp_path):
     AttributeClassifier(("Cap",)).save(path)
     state, cap = load_file(path), {"attributes": '["Cap"]'}
     for said, tensors, metadata in (
-        ("metadata attributes '': expected a list", state, {}),
+        ("attributes \\[''\\]: expected a list", state, {}),
+        ("recursion depth", state, {"attributes": "[" * 100_000}),
+        ("1000000 attributes, and rows", state, {"attributes": ",".join(map(str, range(10**6)))}),
         ("expected a list of different names", state, {"attributes": "Cap,Cap"}),
         ("Expecting|expected", state, {"attributes": "[Cap"}),
         ("missing or unknown: head.bias", {k: v for k, v in state.items() if k != "head.bias"}, cap),
         ("missing or unknown: more", state | {"more": torch.ones(1)}, cap),
-        (r"'head.weight' of shape \(1, 2560\) and type F16: expected \(2, 2560\)", state, {"attributes": "Cap,Hat"}),
+        (r"2 attributes, and rows of 'head.weight': \[1\]", state, {"attributes": "Cap,Hat"}),
         ("'head.bias' of shape .*type I64", state | {"head.bias": torch.ones(1, dtype=torch.long)}, cap),
         ("'head.bias' holds NaN", state | {"head.bias": torch.full((1,), torch.nan).half()}, cap),
     ):

@@ -113,6 +113,14 @@ def test_people_and_embeddings_that_do_not_fit(planted, unchecked):
             verify(wrong, ids, real)
     alone = verify(painted[:1], IDS[:1], Faces(real.embeddings[:3], real.people[:3], real.found[:3]))
     assert np.isnan(alone["auc"]) and np.isnan(alone["auc_error"]) and alone["rank1"] == 1
+    listed = Faces(real.embeddings.tolist(), list(real.people), list(real.found))
+    assert verify(list(painted), IDS, listed) == verify(painted, IDS, real)
+    with pytest.raises(ValueError, match="True and False"):
+        Faces(real.embeddings, real.people, real.people)
+    with pytest.raises(ValueError, match="embeddings of 12 and of 3 numbers"):
+        verify(painted, IDS, Faces(real.embeddings[:, :3], real.people, real.found))
+    with pytest.raises(ValueError, match=r"ID score: embeddings of shapes \(18, 12\) and \(6, 12\)"):
+        id_score(real.embeddings, real.embeddings[:6])
     with pytest.raises(ValueError, match="18 embeddings, 17 names, 18 flags"):
         Faces(real.embeddings, real.people[1:], real.found)
     for measure in (consistency, diversity, lambda x: id_score(x, x), lambda x: verification_auc(x, IDS)):

@@ -52,11 +52,15 @@ def test_rendered_people_are_the_populations():
             person_index(name)
     with pytest.raises(ValueError, match="count: expected a whole number"):
         People.render("tests", 0, 2)
+    with pytest.raises(ValueError, match=r"1000000000 people: their pictures take 768 GB; expected at most"):
+        People.render("tests", 10**9, 1, 16)
 
 
-def test_of_somebody_who_is_not_there():
+def test_of_somebody_who_is_not_there(unchecked):
     with pytest.raises(ValueError, match=r"unknown identity '01' .*did you mean '001'\?"):
         people().of("01")
+    with pytest.raises(ValueError, match=r"unknown identity \['001'\] .*did you mean '001'"):
+        people().of(["001"])
 
 
 def test_fingerprints_are_of_the_pixels():
@@ -79,6 +83,9 @@ def test_what_does_not_belong_together_is_refused(unchecked):
         "and columns who": (good.images, good.pictures.rename(columns={"id": "who"}), good.labels),
         "001 have pictures or labels alone": (good.images, good.pictures, good.labels.drop("001")),
         "labels twice for NA": (good.images, good.pictures, pd.concat([good.labels, good.labels[:1]])),
+        "images: expected numpy's ndarray": (list(good.images), good.pictures, good.labels),
+        "labels: expected pandas's DataFrame, found None": (good.images, good.pictures, None),
+        "other things than names": (good.images, good.pictures.assign(id=[*"aabbc", None]), good.labels),
     }
     for said, parts in wrong.items():
         with pytest.raises(ValueError, match=said):
@@ -121,8 +128,12 @@ def test_a_set_of_people_comes_back_from_disk_or_is_not_there(tmp_path, monkeypa
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
     with pytest.raises(OSError, match="No space left"):
         people(2).save(tmp_path)
+    assert People.load(tmp_path).fingerprints() == saved.fingerprints()
+    with pytest.raises(OSError, match="No space left"):
+        people(2).save(tmp_path / "new")
     with pytest.raises(FileNotFoundError, match=r"labels\.parquet: no such file; expected a saved set of people"):
-        People.load(tmp_path)
+        People.load(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_people_without_labels_come_back(tmp_path):
@@ -138,6 +149,19 @@ def test_people_without_labels_come_back(tmp_path):
         People.read(FolderSource(tmp_path / "own"), ["eve"])
 
 
+def test_a_set_has_a_folder_and_comes_from_a_source(tmp_path, unchecked):
+    (tmp_path / "file").write_text("mine")
+    for path, said in (("file", "a file has this place"), ("file/set", "a file has this place"), ("\0", "is no path")):
+        with pytest.raises(ValueError, match=said):
+            people().save(tmp_path / path)
+    for wrong in (None, b"set", np.zeros((99, 99)), "~nobody-of-this-name/set"):
+        with pytest.raises(ValueError, match="is no path; expected the path of a saved set of people") as error:
+            People.load(wrong)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="source: expected w2w_lib's FolderSource, found"):
+        People.read(str(tmp_path))
+
+
 def spoil(folder, kind: str) -> None:
     good, images = people(), folder / "images.npy"
     if kind == "pipe":
@@ -148,6 +172,10 @@ def spoil(folder, kind: str) -> None:
     elif kind == "archive":
         with images.open("wb") as file:
             np.savez(file, a=good.images)
+    elif kind == "cut archive":
+        images.write_bytes(b"PK\3\4" + bytes(50))
+    elif kind == "less than nothing":
+        images.write_bytes(images.read_bytes().replace(b"(6, 16", b"(-6,16"))
     elif kind == "cut":
         images.write_bytes(images.read_bytes()[:-100])
     elif kind == "text":
@@ -173,6 +201,8 @@ def spoil(folder, kind: str) -> None:
         ("pipe", r"images\.npy: is no regular file"),
         ("pickle", r"images\.npy: is no array"),
         ("archive", r"images\.npy: is no array"),
+        ("cut archive", r"images\.npy: is no array"),
+        ("less than nothing", r"images\.npy: is no array"),
         ("cut", r"images\.npy: is no array"),
         ("text", r"images\.npy: is no array"),
         ("floats", "images are float32"),

@@ -77,7 +77,7 @@ def test_what_is_no_folder_of_folders_is_refused(folder, unchecked):
     (folder / "cat" / "notes.txt").write_text("a cat")
     assert "cat: no pictures in this identity's folder" in refused(folder)
     (folder / "cat" / "0.png").write_bytes((folder / "ann" / "0.png").read_bytes())
-    for size in (0, -1, 1.5, float("nan"), "64"):
+    for size in (0, -1, 1.5, float("nan"), "64", 20_000):
         assert "size: expected a whole number" in refused(folder, size=size)
 
 
@@ -322,6 +322,8 @@ def test_labels_are_truths_in_every_spelling(table):
 def test_delimiters_and_a_byte_order_mark_are_understood(table, mark):
     text = f'name{mark}Male\r\n"ann"{mark} 1\r\n\r\nbob{mark}0\r\n'
     assert list(table(text.encode("utf-8-sig"))["Male"]) == [True, False]
+    text = f'name{mark}"a,b;c,d;e"{mark}Male\nann{mark}1{mark}1\nbob{mark}0{mark}0\n'
+    assert list(table(text)["Male"]) == [True, False]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # tested below
@@ -368,6 +370,8 @@ def test_rows_of_nobody_and_columns_that_are_no_labels_are_said(folder):
         ("id,Male\nann,1\n,0\nbob,0\n", "1 rows have no name"),
         ("id|Male\nann|1\nbob|0\n", "has one column"),
         ("id\nann\nbob\n", "has one column"),
+        ("id,Ma\u2028le\nann,1\nbob,0\n", "no name of one line"),
+        ("<html>" + "a b " * 50_000, "is damaged"),
         ("id,Male\nann,1,1\nbob,0\n", "line 2 has 3 cells, not 2"),
         ('id,Male\nann,1\nbob,"0\n', "is damaged"),
         ("", "is empty"),
@@ -385,7 +389,7 @@ def test_wrong_tables_are_refused_in_a_line(folder, table, content, said):
 
 
 @pytest.mark.timeout(20)
-def test_what_is_no_table_is_refused(folder, table, tmp_path_factory):
+def test_what_is_no_table_is_refused(folder, table, tmp_path_factory, unchecked):
     away = tmp_path_factory.mktemp("labels")
     for path in (away / "labels.csv", away / "labels.parquet"):
         assert "no such file" in refused(folder, path)
@@ -397,6 +401,8 @@ def test_what_is_no_table_is_refused(folder, table, tmp_path_factory):
     for wrong in (b"no table", b"PAR1PAR1", b"\x80\x04K\x01."):
         with pytest.raises(ValueError, match=r"labels\.parquet: is no whole Parquet file \(.*expected"):
             table(wrong, "labels.parquet")
+    for wrong in ({"ann": 1}, pd.Series({"ann": 1, "bob": 0}), b"labels.csv", "labels\0.csv"):
+        assert "is no path; expected the path of a CSV or Parquet file" in refused(folder, wrong)
     with pytest.raises(ValueError, match="is of an unknown kind"):
         table("id,Male\n", "labels.xlsx")
 

@@ -89,8 +89,12 @@ def test_photographs_and_masks_that_cannot_be(pipeline, space, weights, unchecke
     for wrong in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3))):
         with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), found"):
             crop_photo(wrong, 64)
-    with pytest.raises(ValueError, match="size: expected a whole number"):
-        crop_photo(np.zeros((9, 9, 3), np.uint8), 0)
+    for size in (0, 10**5):
+        with pytest.raises(ValueError, match="size: expected a whole number"):
+            crop_photo(np.zeros((9, 9, 3), np.uint8), size)
+    with pytest.raises(ValueError, match="expected sides of at most 16384 pixels"):
+        crop_photo(np.zeros((1, 100_000, 3), np.uint8), 64)
+    assert prompts_with_seeds(np.array(["x"]), 1.0, 2.0) == [("x", 1), ("x", 2)]
     for cells, grow, said in ((0, 0.3, "cells"), (2.5, 0.3, "cells"), (8, float("nan"), "grow"), (8, -9, "is empty")):
         with pytest.raises(ValueError, match=said):
             head_mask(cells, grow)
@@ -99,6 +103,7 @@ def test_photographs_and_masks_that_cannot_be(pipeline, space, weights, unchecke
         ("x", 0, 1, "list"),
         ([], 0, 1, "list"),
         (["x"], -1, 1, "first"),
+        ([3], 0, 1, "list"),
     ):
         with pytest.raises(ValueError, match=said):
             prompts_with_seeds(prompts, first, count)

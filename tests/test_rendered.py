@@ -192,6 +192,33 @@ def test_caption_says_what_the_labels_say(people):
             assert any(phrase in text for phrase in phrases) == person.labels[attribute]
 
 
+def test_what_draws_nobody_is_refused(people, unchecked):
+    """Numbers and names are hashed as text: 1.0 and "1" would be two more people."""
+    assert sample_person("tests", np.float64(1)) == people[1] and sample_view("tests", 1.0, 2) == sample_view(
+        "tests", 1, 2
+    )
+    rng, view = np.random.default_rng(0), sample_view("tests", 0, 0)
+    for said, call in (
+        ("index: expected a whole number", lambda: sample_person("tests", "1")),
+        ("index: expected a whole number", lambda: sample_view("tests", 0, None)),
+        ("split: expected a name", lambda: sample_person(None, 0)),
+        ("split: expected a name", lambda: render_counterfactuals("", [0], "Bald", 16)),
+        ("indices: none given", lambda: render_counterfactuals("tests", [], "Bald", 16)),
+        ("indices: expected a list", lambda: render_population("tests", 3, 1)),
+        ("people: their pictures take", lambda: render_population("tests", range(10**12), 1)),
+        ("no attribute 'bald', did you mean 'Bald'", lambda: render_counterfactuals("tests", [0], "bald", 16)),
+        ("size: expected a whole number", lambda: render_counterfactuals("tests", [0], "Bald", 10**6)),
+        ("size: expected a whole number", lambda: render(people[0], view, 0)),
+        ("person: expected w2w_lib's Person, found View", lambda: render(view, people[0])),
+        ("value of Bald: expected", lambda: counterfactual(people[0], "Bald", "no")),
+        ("keep: expected", lambda: caption(people[0], view, rng, keep=float("nan"))),
+        ("keep: expected a probability", lambda: caption(people[0], view, rng, keep=2)),
+        ("rng: expected numpy's Generator, found 0", lambda: caption(people[0], view, 0)),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
 def test_counterfactual_renders_differ_in_their_attribute_alone():
     before, after = render_counterfactuals("heldout", [0, 1], "Eyeglasses", 64)
     renders, table = render_population("heldout", [0, 1], 1, workers=1, progress=False)

@@ -3,10 +3,12 @@
 import difflib
 import functools
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
@@ -56,8 +58,7 @@ def problem(found: Mapping[str, Any], known: Iterable[str] = ()) -> str:
         return f"no setting {name!r}{nearest(str(found['loc'][-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"{name} is missing"
-    value = repr(found["input"])
-    value = "" if kind == "value_error" else f", found {value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
+    value = "" if kind == "value_error" else f", found {described(found['input'])}"
     return f"{name}{': ' if name else ''}{found['msg'].removeprefix('Value error, ')}{value}"
 
 
@@ -101,6 +102,16 @@ def described(value: Any) -> str:
     text, plain = " ".join(repr(value).split()), isinstance(value, Real | str) or value is None
     text = text if plain else f"{type(value).__name__} {text}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def a_path(value: str | os.PathLike[str], expected: str) -> Path:
+    """A path, "~" replaced by the home folder; ValueError for what is no path, such as an array, bytes or ``None``."""
+    try:
+        if "\0" not in str(value):
+            return Path(value).expanduser()
+    except (TypeError, RuntimeError):  # no text; a home folder that there is not
+        pass
+    raise ValueError(f"{described(value)}: is no path; expected the path of {expected}; name one")
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

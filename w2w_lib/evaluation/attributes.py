@@ -18,12 +18,13 @@ from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import some, whole_number
+from w2w_lib.inputs import described, instance, some, whole_number
 from w2w_lib.models.images import to_pixels
 from w2w_lib.people.people_set import People
 
 SIZE = 64  # pixels; larger pictures are averaged down
 BATCH = 256
+LARGEST_SEED = 2**63 - 1  # PyTorch's
 EXPECTED = "an attribute classifier"
 REMEDY = "train it anew: `make base` does so, or notebook 01 for your own people"
 
@@ -49,7 +50,7 @@ class AttributeClassifier(nn.Module):
 
     def __init__(self, attributes: tuple[str, ...]):
         super().__init__()
-        self.attributes = attributes
+        self.attributes = attributes = attribute_names(attributes)
         self.net = nn.Sequential(
             _block(3, 32), _block(32, 64), _block(64, 96), _block(96, 160), nn.Flatten(), nn.Dropout(0.3)
         )
@@ -62,7 +63,7 @@ class AttributeClassifier(nn.Module):
     def logits(self, images: UInt8[np.ndarray, "batch height width 3"]) -> pd.DataFrame:
         """Logit of every attribute (columns) in every picture (rows); ValueError where pictures are not uint8 RGB."""
         self.eval()
-        as_pictures(images)
+        images = as_pictures(images)
         parts = [self(_small(images[first : first + BATCH])) for first in range(0, len(images), BATCH)]
         none = torch.zeros(0, len(self.attributes))
         return pd.DataFrame(torch.cat([none, *parts]).numpy(), columns=list(self.attributes))
@@ -70,6 +71,8 @@ class AttributeClassifier(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the network in half precision and the names of its attributes."""
         half = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        if bad := [name for name, tensor in half.items() if not finite(tensor)]:
+            raise ValueError(f"{path}: {bad[0]!r} is not finite in half precision; nothing was written; {REMEDY}")
         save_tensors(half, path, {"attributes": json.dumps(self.attributes)})
 
     @classmethod
@@ -78,11 +81,16 @@ class AttributeClassifier(nn.Module):
         path = regular_file(path, EXPECTED, REMEDY)
         try:
             with safe_open(path, "np") as header:
-                classifier = cls(_attribute_names((header.metadata() or {}).get("attributes", "")))
-                _check_tensors(classifier, {name: header.get_slice(name) for name in header.keys()})
+                found = {name: header.get_slice(name) for name in header.keys()}
+                names = _names_in((header.metadata() or {}).get("attributes", ""))
+                rows = found["head.weight"].get_shape()[:1] if "head.weight" in found else []
+                if rows != [len(names)]:  # before a network of that size is made
+                    raise ValueError(f"{len(names)} attributes, and rows of 'head.weight': {rows}")
+                classifier = cls(names)
+                _check_tensors(classifier, found)
             with safe_open(path, "pt") as file:
                 state = {name: file.get_tensor(name) for name in classifier.state_dict()}
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}; expected {EXPECTED}; {REMEDY}") from None
         if bad := [name for name, tensor in state.items() if not finite(tensor)]:
             raise ValueError(f"{path}: tensor {bad[0]!r} holds NaN or infinite numbers; {REMEDY}")
@@ -90,12 +98,17 @@ class AttributeClassifier(nn.Module):
         return classifier.eval()
 
 
-def _attribute_names(text: str) -> tuple[str, ...]:
+def _names_in(text: str) -> tuple[str, ...]:
     """The names in a file's metadata: a JSON list, or as older files have them, joined by commas."""
-    names = json.loads(text) if text.startswith("[") else text.split(",")
-    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < max(1, len(names)):
-        raise ValueError(f"metadata attributes {text!r}: expected a list of different names")
-    return tuple(names)
+    return attribute_names(json.loads(text) if text.startswith("[") else text.split(","))
+
+
+def attribute_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The same names; ValueError for none, for one that is empty, no text or there twice, and for a single text."""
+    listed = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else []
+    if not all(isinstance(name, str) and name for name in listed) or len(set(listed)) < max(1, len(listed)):
+        raise ValueError(f"attributes {described(names)}: expected a list of different names")
+    return tuple(listed)
 
 
 def _check_tensors(classifier: AttributeClassifier, found: dict) -> None:
@@ -113,7 +126,8 @@ def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) 
 
     ValueError where none does, for a single picture, and where an epoch or seed is no whole number.
     """
-    whole_number("epochs", epochs), whole_number("seed", seed, 0)
+    epochs, seed = whole_number("epochs", epochs), whole_number("seed", seed, 0, LARGEST_SEED)
+    instance("people", people, People)
     if len(as_pictures(people.images)) < 2:  # batch normalisation needs two
         raise ValueError(f"{len(people.images)} pictures: expected at least 2 to train an attribute classifier")
     attributes = varying(people.labels, people.labels.columns)
@@ -148,7 +162,13 @@ def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) 
 
 
 def attribute_aucs(logits: pd.DataFrame, labels: pd.DataFrame) -> dict[str, float]:
-    """AUC of each attribute's logit against its label; attributes that do not vary are left out."""
+    """AUC of each attribute's logit against its label; attributes that do not vary are left out.
+
+    ValueError where there is not a row of finite logits for each row of labels.
+    """
+    instance("logits", logits, pd.DataFrame), instance("labels", labels, pd.DataFrame)
+    if len(logits) != len(labels) or not np.isfinite(logits.to_numpy(float)).all():
+        raise ValueError(f"{len(logits)} rows of logits, {len(labels)} of labels: expected as many, and finite logits")
     return {a: float(roc_auc_score(labels[a], logits[a])) for a in varying(labels, logits.columns)}
 
 

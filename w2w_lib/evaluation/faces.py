@@ -70,7 +70,8 @@ def detect_faces(
     portrait's would be. ``progress`` and ``workers`` are as in ``embed_faces``. ValueError where the pictures are not
     uint8 RGB.
     """
-    parts = [(part,) for part in _split(as_pictures(images), TOGETHER)]
+    images = as_pictures(images)
+    parts = [(part,) for part in _split(images, TOGETHER)]
     detected = _map(_detect, parts, _workers(workers, images), "detect faces", progress)
     boxes, found = zip(*detected, strict=True) if detected else ([np.zeros((0, 4))], [np.zeros(0, bool)])
     return np.concatenate(boxes), np.concatenate(found)
@@ -85,6 +86,7 @@ def embed_faces(
     pictures, 1 for this process. A bar of ``progress`` appears after three seconds. ValueError where the pictures are
     not uint8 RGB.
     """
+    images = as_pictures(images)
     boxes, found = detect_faces(images, progress, workers)
     parts = list(zip(_split(images, TOGETHER), _split(boxes, TOGETHER), strict=True))
     embedded = _map(_embed, parts, _workers(workers, images), "embed faces", progress)
@@ -93,7 +95,8 @@ def embed_faces(
 
 def face_points(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.ndarray, "batch 5 2"]:
     """MTCNN's points in the enlarged picture: left and right eye, nose, left and right mouth corner."""
-    points = np.tile(FALLBACK_POINTS, (len(as_pictures(images)), 1, 1))
+    images = as_pictures(images)
+    points = np.tile(FALLBACK_POINTS, (len(images), 1, 1))
     if not len(images):
         return points
     with _one_thread():

@@ -1,6 +1,6 @@
 """Does a personalised model paint its person? Generated pictures against real ones, by embeddings of their faces."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.faces import embed_faces
 from w2w_lib.evaluation.pictures import as_pictures, finite_embeddings
-from w2w_lib.inputs import nearest, whole_number
+from w2w_lib.inputs import instance, nearest, whole_number
 from w2w_lib.people.people_set import People
 
 RESAMPLES = 100  # of the people, for a standard error
@@ -25,7 +25,11 @@ class Faces:
     found: np.ndarray
 
     def __post_init__(self):
-        finite_embeddings(self.embeddings, "faces", axes=2)
+        object.__setattr__(self, "embeddings", finite_embeddings(self.embeddings, "faces", axes=2))
+        for name in ("people", "found"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        if self.people.ndim != 1 or self.found.ndim != 1 or self.found.dtype != bool:
+            raise ValueError("faces: expected a list of names and one of True and False, a face found or not")
         if not len(self.embeddings) == len(self.people) == len(self.found):
             raise ValueError(
                 f"faces: {len(self.embeddings)} embeddings, {len(self.people)} names, {len(self.found)} flags: "
@@ -38,7 +42,8 @@ class Faces:
 
         ValueError for unknown names.
         """
-        whole_number("views", views), whole_number("skip", skip, 0)
+        views, skip = whole_number("views", views), whole_number("skip", skip, 0)
+        instance("people", people, People)
         _check_names(ids, people.ids)
         images = [own[skip:][:views] if len(own := people.of(i)) > skip else own[-1:] for i in ids]
         embeddings, found = embed_faces(np.concatenate(images))
@@ -60,15 +65,17 @@ def verify(
     error are NaN where there is a single person. ValueError where there is not a name for each model, or no real
     picture of one.
     """
-    as_pictures(images, "models prompts height width 3")
+    images = as_pictures(images, "models prompts height width 3")
+    instance("real", real, Faces), whole_number("seed", seed, 0)
+    names, templates = real.templates()
+    _check_names(ids, names)
     if len(images) != len(ids) or not images.shape[1]:
         raise ValueError(
             f"{len(ids)} names for pictures of shape {images.shape}: expected a name for each model, and at least one "
             "picture by each"
         )
-    names, templates = real.templates()
-    _check_names(ids, names)
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
+    _check_widths(embeddings, templates)
     people = np.repeat(ids, images.shape[1])
     closest = cdist(embeddings, templates).argmin(1)
     own = templates[[names.index(p) for p in people]]
@@ -82,10 +89,10 @@ def verify(
 
 
 def _check_names(ids: Sequence[str], known: Sequence[str]) -> None:
-    if isinstance(ids, str) or not len(ids):
+    if isinstance(ids, str) or not isinstance(ids, Sized) or not len(ids):
         raise ValueError(f"names {ids!r}: expected a list of at least one identity")
     there = set(known)
-    if unknown := [i for i in ids if i not in there]:
+    if unknown := [i for i in ids if not isinstance(i, Hashable) or i not in there]:
         raise ValueError(f"no real pictures of {unknown[0]!r}{nearest(str(unknown[0]), map(str, known))}")
 
 
@@ -105,6 +112,8 @@ def _auc_error(embeddings: Float[np.ndarray, "models prompts dim"], ids: list[st
 def id_score(a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*#batch dim"]) -> Float[np.ndarray, "*_"]:
     """Cosine similarity of embeddings, the paper's ID score (Dravid et al. 2024, §4.3); NaN for a vector of zeros."""
     a, b = finite_embeddings(a, "ID score"), finite_embeddings(b, "ID score")
+    if a.shape[-1] != b.shape[-1] or (a.ndim == b.ndim and a.shape != b.shape and 1 not in (len(a), len(b))):
+        raise ValueError(f"ID score: embeddings of shapes {a.shape} and {b.shape}: expected as many of as many numbers")
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
@@ -120,24 +129,35 @@ def verification_auc(
     With one set, all unordered pairs within it; with two (say generated and real), all pairs across. NaN where all
     pairs are of one person, or none is. ValueError where there is not a name for each embedding.
     """
-    people = _names_of(embeddings, people)
+    embeddings, people = _with_names(embeddings, people)
     if others is None:
         first, second = np.triu_indices(len(embeddings), 1)
         distance, same = pdist(embeddings), people[first] == people[second]
     else:
-        other_people = _names_of(others, other_people)
+        others, other_people = _with_names(others, other_people)
+        _check_widths(embeddings, others)
         distance, same = cdist(embeddings, others).ravel(), (people[:, None] == other_people[None]).ravel()
     if same.all() or not same.any():
         return float("nan")
     return float(roc_auc_score(same, -distance))
 
 
-def _names_of(embeddings: Float[np.ndarray, "n dim"], people: np.ndarray | None) -> np.ndarray:
-    finite_embeddings(embeddings, "verification", axes=2)
+def _check_widths(embeddings: Float[np.ndarray, "n dim"], others: Float[np.ndarray, "m other_dim"]) -> None:
+    ours, theirs = embeddings.shape[1], others.shape[1]
+    if ours != theirs:
+        raise ValueError(
+            f"verification: embeddings of {ours} and of {theirs} numbers: expected as many; measure both alike"
+        )
+
+
+def _with_names(
+    embeddings: Float[np.ndarray, "n dim"], people: np.ndarray | None
+) -> tuple[Float[np.ndarray, "n dim"], np.ndarray]:
+    embeddings = finite_embeddings(embeddings, "verification", axes=2)
     people = np.asarray(people)
     if people.shape != embeddings.shape[:1]:
         raise ValueError(f"verification: {len(embeddings)} embeddings and names of shape {people.shape}")
-    return people
+    return embeddings, people
 
 
 def consistency(embeddings: Float[np.ndarray, "models seeds dim"]) -> float:
@@ -145,7 +165,8 @@ def consistency(embeddings: Float[np.ndarray, "models seeds dim"]) -> float:
 
     NaN for a single model, and for a single picture by each.
     """
-    models, count, width = finite_embeddings(embeddings, "consistency", axes=3).shape
+    embeddings = finite_embeddings(embeddings, "consistency", axes=3)
+    models, count, width = embeddings.shape
     return verification_auc(embeddings.reshape(-1, width), np.repeat(np.arange(models), count))
 
 

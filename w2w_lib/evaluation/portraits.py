@@ -14,14 +14,16 @@ from w2w_lib.evaluation.pictures import as_pictures, square_margins
 from w2w_lib.inputs import finite_number, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.sampling import Sampling, generate
+from w2w_lib.people.pictures import SIZES
 
 PromptSeed = tuple[str, int]
 
 
 def prompts_with_seeds(prompts: Sequence[str], first_seed: int, count: int) -> list[PromptSeed]:
     """``count`` prompts with seeds: the prompts in turn, each time with the next seed."""
-    whole_number("count", count), whole_number("first_seed", first_seed, 0)
-    if isinstance(prompts, str) or not prompts:
+    count, first_seed = whole_number("count", count), whole_number("first_seed", first_seed, 0)
+    prompts = list(prompts) if isinstance(prompts, Sequence | np.ndarray) and not isinstance(prompts, str) else []
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"prompts {prompts!r}: expected a list of at least one prompt")
     return [(prompts[i % len(prompts)], first_seed + i) for i in range(count)]
 
@@ -47,7 +49,7 @@ def embed_portraits(
     images: UInt8[np.ndarray, "models seeds height width 3"],
 ) -> tuple[Float[np.ndarray, "models seeds dim"], Bool[np.ndarray, "models seeds"]]:
     """Identity embeddings of portraits and whether a face was detected."""
-    as_pictures(images, "models seeds height width 3")
+    images = as_pictures(images, "models seeds height width 3")
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
     return embeddings.reshape(*images.shape[:2], embeddings.shape[1]), found.reshape(images.shape[:2])
 
@@ -58,8 +60,8 @@ def crop_photo(photo: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[n
     What the frame has beyond the photograph is black. ValueError for a photograph that is not uint8 RGB, and where no
     face is found.
     """
-    whole_number("size", size)
-    boxes, found = detect_faces(as_pictures(photo, "height width 3")[None])
+    size, photo = whole_number("size", size, *SIZES), as_pictures(photo, "height width 3")
+    boxes, found = detect_faces(photo[None])
     if not found[0]:
         raise ValueError("the photograph shows no face that MTCNN finds: take another, or crop it nearer to the face")
     scale, (above, beside) = max(photo.shape[:2]) / FACE_PIXELS, square_margins(photo)
@@ -77,7 +79,8 @@ def head_mask(cells: int, grow: float = 0.3) -> Float[Tensor, "1 cells cells"]:
 
     ValueError for no cells, and where ``grow`` leaves none of them in the mask.
     """
-    whole_number("cells", cells), finite_number("grow", grow)
+    cells = whole_number("cells", cells, most=SIZES[1])
+    finite_number("grow", grow)
     x0, y0, x1, y1 = FALLBACK_BOX / FACE_PIXELS
     wide, high = grow * (x1 - x0), grow * (y1 - y0)
     centre = (torch.arange(cells) + 0.5) / cells

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from w2w_lib.evaluation.attributes import AttributeClassifier, attribute_aucs, varying
+from w2w_lib.evaluation.attributes import AttributeClassifier, attribute_aucs, attribute_names, varying
+from w2w_lib.inputs import instance, whole_number
 from w2w_lib.people.people_set import People
+
+LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 def label_visibility(classifier: AttributeClassifier | None, people: People, seed: int = 0) -> pd.DataFrame:
@@ -17,6 +20,8 @@ def label_visibility(classifier: AttributeClassifier | None, people: People, see
     columns = ["classifier", "labels shuffled"]
     if classifier is None:
         return pd.DataFrame(columns=columns, dtype=float)
+    instance("classifier", classifier, AttributeClassifier), instance("people", people, People)
+    seed = whole_number("seed", seed, 0, LARGEST_SEED)
     labels = people.labels.loc[people.pictures["id"]].reset_index(drop=True)
     logits = classifier.logits(people.images)
     shuffled = attribute_aucs(logits, labels.sample(frac=1, random_state=seed).reset_index(drop=True))
@@ -29,6 +34,8 @@ def editable(labels: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
 
     ValueError where none is left.
     """
+    instance("labels", labels, pd.DataFrame)
+    wanted = attribute_names(wanted)
     found = varying(labels, wanted)
     if not found:
         known = ", ".join(varying(labels, labels.columns)) or "none"

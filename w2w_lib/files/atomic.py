@@ -17,9 +17,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A file beside ``path`` to write to: it replaces ``path`` if the block ends well, and is removed if not.
 
     Its name is no other writer's. It is on the disk before it is renamed, and the rename is on the disk before the
-    block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says.
+    block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says. ValueError
+    where ``path`` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; expected the name of a file to write; name another")
     partial = path.with_name(f".{uuid4().hex[:12]}.partial{path.suffix}")
     partial.touch()
     mode = partial.stat().st_mode  # what the umask leaves: some libraries write for their user alone

@@ -3,6 +3,8 @@
 import stat
 from pathlib import Path
 
+from w2w_lib.inputs import a_path
+
 
 def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
     """The path of an existing, non-empty regular file.
@@ -10,11 +12,9 @@ def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
     FileNotFoundError where there is none, ValueError for a folder, pipe, socket, device or empty file: one line of
     what was found, what was ``expected`` and the ``remedy``. Nothing is opened, so a named pipe cannot block.
     """
+    path = a_path(path, expected)
     try:
-        path = Path(path)
         found = path.stat()
-    except TypeError:
-        raise ValueError(f"{path!r:.80}: is no path; expected {expected}; {remedy}") from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; expected {expected}; {remedy}") from None
     except (OSError, ValueError) as error:  # too long a name, a loop of links, a closed folder; a NUL, half a character

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from w2w_lib.files.regular import regular_file
 
@@ -12,6 +13,7 @@ def read_parquet(path: str | Path, expected: str, remedy: str) -> pd.DataFrame:
     """The table of a Parquet file, of this file alone; ValueError for a damaged one, FileNotFoundError for none."""
     path = regular_file(path, expected, remedy)
     try:
+        pq.read_table(path, partitioning=None).validate(full=True)  # also that its texts are UTF-8
         # A folder named like ``split=train`` is no column of the table.
         return pd.read_parquet(path, engine="pyarrow", partitioning=None)
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:

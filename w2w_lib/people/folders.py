@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from w2w_lib.inputs import some, whole_number
+from w2w_lib.inputs import a_path, some, whole_number
 from w2w_lib.people.labels import known_identity, read_labels
-from w2w_lib.people.pictures import SUFFIXES, Picture, check_name, look_at, read_square
+from w2w_lib.people.pictures import SIZES, SUFFIXES, Picture, check_name, look_at, read_square
 
 UPSCALED = 2  # pictures that are enlarged more than so many times are named
 
@@ -25,17 +25,18 @@ class FolderSource:
     Every picture's header is checked here, and decoded in ``images``. Links are followed. ``remarks`` says what was
     skipped (files that are no pictures, hidden ones, folders in folders, broken links) and what was used although it
     may not be meant (first frames, enlarged pictures, equal pictures and names, labels of nobody); a warning gives the
-    first few. ``size`` is by default the side of the smallest picture.
+    first few. ``size`` is by default the side of the smallest picture, but at most the largest of ``SIZES``.
     """
 
     def __init__(self, path: str | Path, labels: str | Path | pd.DataFrame | None = None, size: int | None = None):
-        self.path, self.remarks = Path(path).expanduser(), []
+        self.path, self.remarks = a_path(path, "a folder with one folder of pictures for each identity"), []
         _check_root(self.path)
         folders = self._identity_folders(labels)
         self._pictures: dict[str, list[Picture]] = {folder.name: self._pictures_in(folder) for folder in folders}
         self.ids = list(self._pictures)
         pictures = [picture for own in self._pictures.values() for picture in own]
-        self.size = min(picture.side for picture in pictures) if size is None else whole_number("size", size)
+        smallest = min(SIZES[1], *(picture.side for picture in pictures))
+        self.size = smallest if size is None else whole_number("size", size, *SIZES)
         self.labels: pd.DataFrame | None = None
         if labels is not None:
             self.labels, said = read_labels(labels, self.ids)

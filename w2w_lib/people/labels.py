@@ -4,8 +4,9 @@ import csv
 import difflib
 import io
 import math
+import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pandas as pd
 
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tables import read_parquet
-from w2w_lib.inputs import some
+from w2w_lib.inputs import a_path, some
 
 DELIMITERS = ",;\t"
 
 _EXPECTED = 'a CSV or Parquet file with folder names in its first column (or "id") and labels of 0 and 1 in the others'
 _REMEDY = "write it anew"
+_BREAKS = ("Cc", "Zl", "Zp")  # Unicode's categories of control characters and of ends of lines
 _TRUTHS = {"true": 1.0, "false": 0.0}
 
 
@@ -32,7 +34,7 @@ def read_labels(labels: str | Path | pd.DataFrame, ids: Sequence[str]) -> tuple[
     if isinstance(labels, pd.DataFrame):
         where, table = "the labels", labels
     else:
-        where, table = str(labels), _from_file(Path(labels).expanduser())
+        where, table = str(labels), _from_file(a_path(labels, _EXPECTED))
     table = _keyed(table, where)
     twice = list(table.index[table.index.duplicated()].unique())
     if twice:
@@ -59,7 +61,7 @@ def as_truths(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
 def known_identity(name: str, names: Collection[str], where: str) -> None:
     """ValueError for an identity that is not among ``names``, with the nearest of them."""
-    if name not in names:
+    if not isinstance(name, Hashable) or name not in names:
         close = difflib.get_close_matches(str(name), names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {some(list(names))}"
         raise ValueError(f"unknown identity {name!r} in {where}; {hint}")
@@ -88,7 +90,7 @@ def _number(cell: Any) -> float:
         cell = _TRUTHS.get(cell.strip().lower(), cell)
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
@@ -101,7 +103,7 @@ def _keyed(table: pd.DataFrame, where: str) -> pd.DataFrame:
     columns, by_index = list(table.columns), "id" not in table.columns and not isinstance(table.index, pd.RangeIndex)
     key = None if by_index else columns.index("id") if "id" in columns else 0
     for number, name in enumerate(columns):
-        odd = not isinstance(name, str) or not name.strip() or any(unicodedata.category(c) == "Cc" for c in name)
+        odd = not isinstance(name, str) or not name.strip() or any(unicodedata.category(c) in _BREAKS for c in name)
         if (odd and number != key) or name in columns[:number]:
             what = "no name of one line" if odd else "the name of another column"
             raise ValueError(f"{where}: column {name!r} has {what}; expected names that differ; rename it")
@@ -138,8 +140,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if "\0" in text:
         raise refuse("is no text")
     first = next((line for line in text.splitlines() if line.strip()), "")
-    # the delimiter that finds the most columns
-    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+    # the one that the first line has most of outside quotes
+    delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
     reader, rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), []
     try:
         for row in reader:

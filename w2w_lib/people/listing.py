@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from w2w_lib.inputs import a_path
+
 DEPTH = 2  # a source is a folder of folders of pictures: nothing deeper is read
 
 
@@ -11,7 +13,9 @@ def list_files(*paths: str | Path) -> str:
     Links are followed, and named where they lead nowhere; a missing path is a line too. Nothing is opened, and folders
     are entered no deeper than a ``FolderSource`` reads, so that a link to a folder above cannot lead round.
     """
-    return "".join(f"{line}\n" for path in paths for line in _lines(str(path), Path(path).expanduser(), DEPTH))
+    return "".join(
+        f"{line}\n" for path in paths for line in _lines(str(path), a_path(path, "pictures or labels"), DEPTH)
+    )
 
 
 def _lines(name: str, path: Path, depth: int) -> list[str]:

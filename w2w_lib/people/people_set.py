@@ -1,6 +1,8 @@
 """A set of people: their pictures, what each picture shows, and their labels; in memory and on disk."""
 
 import hashlib
+from collections.abc import Hashable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing
+from w2w_lib.files.folders import make_folder
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tables import read_parquet
-from w2w_lib.inputs import some, whole_number
+from w2w_lib.inputs import a_path, instance, some, whole_number
 from w2w_lib.models.images import encode_images
 from w2w_lib.people.folders import FolderSource
 from w2w_lib.people.labels import as_truths, known_identity
@@ -40,6 +43,9 @@ class People:
     labels: pd.DataFrame
 
     def __post_init__(self):
+        instance("people: images", self.images, np.ndarray)
+        instance("people: the table of pictures", self.pictures, pd.DataFrame)
+        instance("people: labels", self.labels, pd.DataFrame)
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3:
             found = f"{self.images.dtype} {self.images.shape}"
             raise ValueError(f"people: images are {found}; expected uint8 (pictures, height, width, 3)")
@@ -49,9 +55,12 @@ class People:
             columns = some(list(self.pictures.columns))
             found = f"the table of pictures has {len(self.pictures)} rows, and columns {columns}"
             raise ValueError(f"people: {found}; expected {len(self.images)} rows, and a column 'id'")
+        ids = self.pictures["id"]
+        if ids.ndim != 1 or ids.isna().any() or not all(isinstance(name, Hashable) for name in ids):
+            raise ValueError("people: the column 'id' of the table of pictures has other things than names")
         if self.labels.index.has_duplicates:
             raise ValueError(f"people: labels twice for {some(self.labels.index[self.labels.index.duplicated()])}")
-        if differing := sorted(map(str, set(self.pictures["id"]) ^ set(self.labels.index))):
+        if differing := sorted(map(str, set(ids) ^ set(self.labels.index))):
             raise ValueError(f"people: {some(differing)} have pictures or labels alone; expected both of everybody")
 
     @classmethod
@@ -66,6 +75,9 @@ class People:
     @classmethod
     def read(cls, source: FolderSource, ids: list[str] | None = None) -> "People":
         """Identities (all, or those named) of a source, say a user's folder of image folders."""
+        instance("source", source, FolderSource)
+        if not isinstance(ids, Iterable | None):
+            raise ValueError(f"ids: expected a list of names, found {ids!r}")
         ids = list(source.ids if ids is None else ids)
         parts = [source.images(i) for i in tqdm(ids, desc="read people", unit="person")]
         pictures = pd.DataFrame({"id": [i for i, own in zip(ids, parts, strict=True) for _ in own]})
@@ -106,16 +118,15 @@ class People:
         return {i: latents[self._rows[i]] for i in self.ids}
 
     def save(self, folder: str | Path) -> None:
-        """Write the set as a folder, complete or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "labels.parquet").unlink(missing_ok=True)  # while it is not there, neither is the set
-        with replacing(folder / "images.npy") as partial:
-            np.save(partial, self.images, allow_pickle=False)
-        with replacing(folder / "pictures.parquet") as partial:
-            self.pictures.to_parquet(partial)
-        with replacing(folder / "labels.parquet") as partial:
-            self.labels.to_parquet(partial)
+        """Write the set as a folder, complete or not at all: where writing fails, an earlier set stays."""
+        make_folder(folder := a_path(folder, _EXPECTED))
+        with ExitStack() as files:  # the labels, entered first, are put in their place last
+            names = ("labels.parquet", "pictures.parquet", "images.npy")
+            labels, pictures, images = (files.enter_context(replacing(folder / name)) for name in names)
+            np.save(images, self.images, allow_pickle=False)
+            self.pictures.to_parquet(pictures)
+            self.labels.to_parquet(labels)
+            (folder / names[0]).unlink(missing_ok=True)  # while it is not there, neither is the set
 
     @classmethod
     def load(cls, folder: str | Path) -> "People":
@@ -123,7 +134,7 @@ class People:
 
         FileNotFoundError if the folder holds none, ValueError if its files are damaged or do not belong together.
         """
-        folder = Path(folder)
+        folder = a_path(folder, _EXPECTED)
         labels = read_parquet(folder / "labels.parquet", _EXPECTED, _REMEDY)
         pictures = read_parquet(folder / "pictures.parquet", _EXPECTED, _REMEDY)
         path = regular_file(folder / "images.npy", _EXPECTED, _REMEDY)
@@ -131,8 +142,9 @@ class People:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
             if not isinstance(images, np.ndarray):
                 raise ValueError("an archive of several arrays")
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path}: is no array ({str(error).splitlines()[0]}); expected {_EXPECTED}") from None
+        except Exception as error:  # damaged headers raise errors of any kind
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path}: is no array ({reason}); expected {_EXPECTED}; {_REMEDY}") from None
         try:
             return cls(images, pictures, as_truths(labels, "labels.parquet"))
         except ValueError as error:
@@ -163,6 +175,7 @@ def identity_name(split: str, index: int) -> str:
 
 def person_index(identity: str) -> int:
     """The index of a rendered person's name; ValueError for another name."""
+    identity = str(identity)
     digits = identity.rpartition("-")[2]
     if digits == identity or not (digits.isascii() and digits.isdigit()):
         raise ValueError(f"{identity!r} names no rendered person; expected a name such as {identity_name('train', 7)}")

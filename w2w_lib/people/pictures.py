@@ -17,6 +17,7 @@ from w2w_lib.inputs import whole_number
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # no other of Pillow's decoders is tried
 SUFFIXES = frozenset({".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 LEAST_SIDE = 16  # pixels; nobody is recognisable in fewer
+SIZES = (LEAST_SIDE, 2048)  # pixels a side that people are shown in, least and most
 DRAFT_GAP = 4  # a JPEG is decoded at no less than so many times the wanted size, and resampled from there
 
 _EXPECTED = f"a whole picture ({', '.join(FORMATS)}) of at least {LEAST_SIDE} pixels a side"
@@ -51,8 +52,8 @@ def read_square(path: str | Path, size: int) -> UInt8[np.ndarray, "size size 3"]
     Transparent pixels are laid on white, 16-bit grey is scaled to 8 bits, and of several frames the first is taken. A
     JPEG is reduced while it is decoded. ValueError for a damaged file and for numbers without a known range.
     """
-    whole_number("size", size)
-    with _opened(Path(path)) as image:
+    size = whole_number("size", size, *SIZES)
+    with _opened(path) as image:
         least = DRAFT_GAP * size / min(image.size)
         image.draft(None, (math.ceil(least * image.width), math.ceil(least * image.height)))
         image.load()
@@ -65,8 +66,8 @@ def read_square(path: str | Path, size: int) -> UInt8[np.ndarray, "size size 3"]
 
 def read_picture(path: str | Path, longest: int) -> UInt8[np.ndarray, "height width 3"]:
     """The upright picture, its longer side reduced to at most ``longest`` pixels; otherwise as ``read_square``."""
-    whole_number("longest", longest, LEAST_SIDE)
-    with _opened(Path(path)) as image:
+    longest = whole_number("longest", longest, LEAST_SIDE)
+    with _opened(path) as image:
         image.draft(None, (longest, longest))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
@@ -85,9 +86,9 @@ def check_name(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     """An opened picture; whatever goes wrong while it is open is a ValueError of one line that names the file."""
-    regular_file(path, _EXPECTED, _REMEDY)
+    path = regular_file(path, _EXPECTED, _REMEDY)
     try:
         with Image.open(path, formats=FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:

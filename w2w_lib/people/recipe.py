@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from w2w_lib.inputs import checked, nearest
 from w2w_lib.people.folders import FolderSource
 from w2w_lib.people.people_set import People
-from w2w_lib.people.rendered.population import SIZES
+from w2w_lib.people.pictures import SIZES
 
 SPLITS = ("train", "heldout")
 

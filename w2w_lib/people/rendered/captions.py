@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from w2w_lib.inputs import finite_number, instance
+
 from .maths import level_of
 from .person import (
     BEARDS,
@@ -148,6 +150,9 @@ def caption_features(
 
     `keep` None draws it: 10% of captions say nothing, 25% everything, the others between 0.1 and 0.9.
     """
+    instance("rng", rng, np.random.Generator)
+    if keep is not None and not 0 <= finite_number("keep", keep) <= 1:
+        raise ValueError(f"keep: expected a probability from 0 to 1, found {keep!r}")
     short = bool(rng.random() < 0.5)
     if keep is None:
         kind, amount = rng.random(), float(rng.uniform(0.1, 0.9))
@@ -181,6 +186,7 @@ def _gender(person: Person) -> dict[str, str]:
 
 
 def _full_features(person: Person, view: View) -> dict[str, str]:
+    instance("person", person, Person), instance("view", view, View)
     features = _gender(person) | person_phrases(person) | view_phrases(view)
     averages = [name for name, phrases in TRAIT_PHRASES.items() if features[name] == phrases[2]]
     absences = [

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from w2w_lib.inputs import whole_number
+
 from .maths import stable_rng
 
 LABEL_THRESHOLD = 0.25  # a trait above it is called "big", "high", "bushy" ...
@@ -196,16 +198,25 @@ ATTRIBUTES: tuple[str, ...] = tuple(_ATTRIBUTES)
 
 def counterfactual(person: Person, attribute: str, value: bool) -> Person:
     """The same person with only `attribute` set to `value` (unchanged if it already holds)."""
-    if attribute not in _ATTRIBUTES:
+    if attribute not in ATTRIBUTES:
         raise ValueError(f"Unknown attribute {attribute!r}; known attributes: {', '.join(ATTRIBUTES)}")
+    whole_number(f"value of {attribute}", int(value) if isinstance(value, bool | np.bool_) else value, 0, 1)
     rule = _ATTRIBUTES[attribute]
     if bool(rule.holds(person)) == bool(value):
         return person
     return replace(person, **rule.change(person, bool(value)))
 
 
+def checked_key(split: str, *numbers: int) -> tuple:
+    """A split and numbers of people or views, as they are drawn by; ValueError for others, which would draw others."""
+    if not isinstance(split, str) or not split:
+        raise ValueError(f"split: expected a name, found {split!r}")
+    return split, *(whole_number("index", number, 0) for number in numbers)
+
+
 def sample_person(split: str, index: int) -> Person:
     """Draw person number `index` of a split; depends on these two values only."""
+    split, index = checked_key(split, index)
     rng = stable_rng("person", split, index)
     uniform = rng.uniform
     male = bool(rng.random() < 0.5)

@@ -1,22 +1,22 @@
 """Many people rendered at once, one process for each core."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm import tqdm
 
 from w2w_lib.inputs import whole_number
 from w2w_lib.parallel import in_order, worker_count
+from w2w_lib.people.pictures import SIZES
 
 from .anatomy import load_anatomy
 from .captions import caption_full
-from .person import sample_person
+from .person import checked_key, sample_person
 from .render import render
 from .view import sample_view
-
-SIZES = (16, 2048)  # pixels a side, least and most
 
 
 def render_population(
@@ -30,12 +30,11 @@ def render_population(
     """Images uint8 (people, views, size, size, 3) and a table of one row per picture.
 
     The result does not depend on the number of processes, `workers`: one for each core if it is not given. ValueError
-    for a split without a name, no indices, an index below 0, no views and a size out of range.
+    for a split without a name, no indices, an index below 0, no views, a size out of range, and for pictures that do
+    not fit in the free memory.
     """
-    indices = [whole_number("index", index, 0) for index in indices]
-    if not indices:
-        raise ValueError("indices: none given; expected at least one person")
-    views, size = _check_pictures(split, views, size)
+    views, size = whole_number("views", views), whole_number("size", size, *SIZES)
+    indices = checked_indices(split, indices, views * size * size * 3)
     workers = worker_count(workers)
     images = np.empty((len(indices), views, size, size, 3), np.uint8)
     rows: list[dict] = []
@@ -48,10 +47,23 @@ def render_population(
     return images, pd.DataFrame(rows)
 
 
-def _check_pictures(split: str, views: int, size: int) -> tuple[int, int]:
-    if not isinstance(split, str) or not split:
-        raise ValueError(f"split: expected a name, found {split!r}")
-    return whole_number("views", views), whole_number("size", size, *SIZES)
+def checked_indices(split: str, indices: Iterable[int], bytes_each: int) -> list[int]:
+    """The numbers of people whose pictures take so many bytes each.
+
+    ValueError where none are given, where one is below 0, and where the pictures of all do not fit in the free memory.
+    """
+    if not isinstance(indices, Iterable):
+        raise ValueError(f"indices: expected a list of whole numbers, found {indices!r}")
+    indices = indices if isinstance(indices, Sized) else list(indices)
+    if not len(indices):
+        raise ValueError("indices: none given; expected at least one person")
+    needed, free = len(indices) * bytes_each, psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"{len(indices)} people: their pictures take {needed / 1e9:.3g} GB; expected at most the "
+            f"{free / 1e9:.3g} GB of memory that are free; render fewer or smaller ones"
+        )
+    return list(checked_key(split, *indices)[1:])
 
 
 def _render_identity(split: str, index: int, count: int, size: int) -> tuple[np.ndarray, list[dict]]:

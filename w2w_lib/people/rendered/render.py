@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from w2w_lib.inputs import instance, whole_number
+from w2w_lib.people.pictures import SIZES
+
 from .anatomy import FRAME, HAIR, SKIN, express, load_anatomy, noise_tiles
 from .glasses import build_glasses, frame_colour
 from .hair import Hair, grow_hair, hair_colour, hair_faces, place_hair, strand_noise
@@ -57,6 +60,8 @@ def sculpt(person: Person) -> Sculpture:
 
 def render(person: Person, view: View, size: int = 64) -> np.ndarray:
     """Render (size, size, 3) uint8; the same arguments give the same pixels."""
+    instance("person", person, Person), instance("view", view, View)
+    size = whole_number("size", size, *SIZES)
     sculpture, pixels = sculpt(person), size * SUPERSAMPLING
     mesh, layers, eyes, scale = _pose(person, view)
     seen = empty_zbuffer(pixels, pixels)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .maths import stable_rng
+from .person import checked_key
 
 BACKGROUNDS = {  # sRGB, muted
     "white": (0.87, 0.87, 0.87),
@@ -70,7 +71,7 @@ def _side(angle: float, limit: float, left: str, right: str, middle: str) -> str
 
 def sample_view(split: str, person_index: int, view_index: int) -> View:
     """Draw one view of a person; depends on these three values only."""
-    rng = stable_rng("view", split, person_index, view_index)
+    rng = stable_rng("view", *checked_key(split, person_index, view_index))
     normal, uniform = rng.normal, rng.uniform
     expression = str(rng.choice(list(EXPRESSIONS), p=list(EXPRESSIONS.values())))
     return View(
