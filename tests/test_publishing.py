@@ -203,3 +203,41 @@ def test_published_outputs_are_presentable():
 def test_published_outputs_are_current():
     assert runner.notebooks(), f"no notebooks in {paths.NOTEBOOKS}"
     assert publishing.check("pocket") == []
+
+
+@pytest.mark.parametrize("missing", ["source", "metadata", "cell_type", "outputs"])
+def test_a_notebook_with_half_a_cell_is_refused(own, missing):
+    path = own.notebook("03_space")
+    notebook = json.loads(path.read_text())
+    del notebook["cells"][1][missing]
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(ValueError, match=r"03_space\.ipynb: is no notebook"):
+        runner.read(path)
+
+
+def test_a_notebook_that_is_gone_is_not_current(own):
+    publishing.publish("smoke")
+    own.notebook("03_space").unlink()
+    assert "03_space.ipynb: was published and is gone" in problems()
+    for path in runner.notebooks():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="holds no notebook"):
+        publishing.check("smoke")
+
+
+@pytest.mark.parametrize("file", ["dvc.lock", "dvc.yaml", "published/smoke/provenance.json"])
+def test_records_of_another_form_are_refused(own, file):
+    (own.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (own.root / file).write_text('{"stages": [1]}' if "dvc" in file else "[1]")
+    with pytest.raises(ValueError, match=Path(file).name) as refused:
+        publishing.publish("smoke")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("out", ["data/base", "outputs/base_training", "outputs/base_training/new/base"])
+def test_another_base_does_not_replace_what_is_none(own, out):
+    (own.root / "outputs/base_training/new").mkdir(parents=True)
+    (own.root / "local.yaml").write_text(f"smoke: {{base: {{training: {{out: {out}}}}}}}")
+    with pytest.raises(ValueError, match=r"base\.training\.out is "):
+        pipeline.renew_base("smoke")
+    assert (own.root / "data/base/pocket/model_index.json").exists()

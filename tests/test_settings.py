@@ -139,6 +139,14 @@ def test_settings_cannot_be_changed():
         ("base.training.out", "outputs", "base.training.out: expected a path in the repository's"),
         ("base.training.work", "w2w_lib/models", "base.training.work: expected a path in the repository's"),
         ("base.model", "", "base.model: .*not empty"),
+        ("base.model", "~nosuchuser/x", "base.model: ~nosuchuser/x: there is no such user's home"),
+        ("people.sets.source", "~nosuchuser/x", "people.sets: ~nosuchuser/x: there is no such user's home"),
+        ("finetune.recipe.seed", 2**64, "finetune.recipe.seed is .*, expected at most any seed"),
+        ("finetune.evaluate.timed_sizes", [1, 25], "timed_sizes is 25, expected at most people.sets.train, 24"),
+        ("finetune.evaluate.again", {"train": {"seed": 1}}, "'train' cannot be a folder's name"),
+        ("finetune.evaluate.again", {"../x": {"seed": 1}}, "'../x' cannot be a folder's name"),
+        ("finetune.evaluate.again", {"a/b": {"seed": 1}}, "'a/b' cannot be a folder's name"),
+        ("finetune.evaluate.again", {"n" * 300: {"seed": 1}}, "cannot be a folder's name"),
         ("base.training.evaluate.thresholds.faces", -0.1, "thresholds.faces: "),
         ("people.sets.labels", "labels.csv", "people.sets: labels without a source"),
         ("people.sets.source", "", "people.sets.source: expected a path"),
@@ -207,6 +215,11 @@ def test_what_is_said_locally_replaces_single_settings(elsewhere):
         (b"'a; touch x': {}\n", "no name of a profile"),
         (b"--help: {}\n", "no name of a profile"),
         (b"item: {}\n", "no name of a profile: 'item'"),
+        (b"smoke: {space: {seed: 2020-13-45}}\n", "a value that cannot be read"),
+        (b"smoke: {space: {seed: !!int abc}}\n", "a value that cannot be read"),
+        (b"smoke: {finetune: {compiled: !!bool maybe}}\n", "a value that cannot be read"),
+        (b"2024: {}\n", "2024: no text, put it in quotes"),
+        (b"smoke: {finetune: {evaluate: {again: {1: {}, '1': {steps: 3}}}}}\n", "1: no text, put it in quotes"),
         (b"smoke: null\n", "profile smoke: "),
         (b"smoke: [1]\n", "profile smoke: "),
     ],
@@ -243,6 +256,12 @@ def test_unknown_profiles_are_refused_with_the_nearest_name():
     for name in ("profiles", "../pocket", "$(touch x)", "", "Pocket", "a b"):
         with pytest.raises(ValueError, match="no name of a profile"):
             settings.load(name)
+
+
+def test_what_is_in_the_place_of_outputs_is_named(elsewhere):
+    paths.OUTPUTS.write_text("")
+    with pytest.raises(ValueError, match="outputs/smoke: cannot be made a folder"):
+        paths.outputs("smoke", "x")
 
 
 @pytest.mark.parametrize("parts", [("..", "x"), ("/etc/passwd",), ("a", "../../../x")])
@@ -320,6 +339,36 @@ def test_enrolling_finds_its_place(elsewhere, folder, text):
     assert ("remark" in text) == ("# only a remark" in paths.LOCAL.read_text())
 
 
+@pytest.mark.parametrize("text", ["{}\n", "# mine\nnull\n", "---\n"])
+def test_enrolling_leaves_a_file_that_can_be_read(elsewhere, folder, text):
+    local(text)
+    profiles.enrol("sd15", str(folder))
+    assert settings.local() == {"sd15": {"base": {"model": str(folder)}}}
+    assert ("# mine" in text) == ("# mine" in paths.LOCAL.read_text())
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000, "/" + "a" * 300])
+def test_a_name_that_no_folder_can_have_is_refused(elsewhere, name):
+    with pytest.raises((ValueError, FileNotFoundError), match=name[:20]):
+        profiles.enrol("sd15", name)
+    set_locally("smoke", "base.model", name)
+    if "~" in name:
+        assert "no such user's home" in settings.check()[0]
+    else:
+        with pytest.raises(FileNotFoundError, match="no base model for profile 'smoke'"):
+            profiles.base("smoke")
+        assert settings.check() == []
+
+
+def test_what_is_in_the_place_of_dvcs_files_is_replaced_and_not_opened(elsewhere):
+    paths.PIPELINE.mkdir(parents=True)
+    os.mkfifo(paths.PIPELINE / "profiles.yaml")
+    (paths.PIPELINE / "settings.yaml").write_bytes(b"\xff\xfe")
+    assert len(profiles.write_pipeline_files()) == 2
+    assert profiles.write_pipeline_files() == []
+    assert YAML(typ="safe").load(paths.PIPELINE / "settings.yaml") == YAML(typ="safe").load(paths.PARAMS)
+
+
 @pytest.mark.parametrize("name", ["with: colon", "# hash", "it's", '"quoted"', "$(touch x)", "ünïcode", "{a: b}"])
 def test_a_base_may_lie_in_a_folder_of_any_name(elsewhere, folder, name):
     odd = folder.rename(folder.parent / name)
@@ -393,6 +442,17 @@ def test_metrics_leave_out_what_is_not_finite_and_say_so(elsewhere, capsys, unch
         Artefacts("smoke").record("space", {"auc": "high"})
     with pytest.raises(ValueError, match="stage 'spaces'"):
         Artefacts("smoke").record("spaces", {"auc": 1.0})
+
+
+def test_metrics_and_splits_that_are_none_are_refused(unchecked):
+    for numbers in ({"auc": 10**400}, [1.0]):
+        with pytest.raises(ValueError, match="metrics of stage 'space'"):
+            Artefacts("smoke").record("space", numbers)
+    with pytest.raises(ValueError, match="no split 'trian', did you mean 'train'"):
+        Artefacts("smoke").people("trian")
+    for name in (None, 5):
+        with pytest.raises(ValueError, match="no name of a profile"):
+            Artefacts(name)
 
 
 def test_what_is_not_made_yet_is_named_with_the_command_that_makes_it(elsewhere):

@@ -124,3 +124,57 @@ def test_names_do_not_break_a_table():
 def test_a_grid_refuses_names_that_are_too_many():
     with pytest.raises(ValueError, match="3 names for 2 columns"):
         plots.image_grid(np.zeros((1, 2, 4, 4, 3), np.uint8), ["a", "b", "c"])
+
+
+PICTURES = np.zeros((1, 2, 4, 4, 3), np.uint8)
+TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.image_grid(PICTURES / 2), "type float64: expected at least one, as uint8"),
+        (lambda: plots.image_grid(PICTURES[0]), r"shape \(2, 4, 4, 3\)"),
+        (lambda: plots.image_grid(PICTURES[:, :0]), "expected at least one"),
+        (lambda: plots.image_grid([[PICTURES[0, 0], PICTURES[0, 0, :2]]]), "no array"),
+        (lambda: plots.image_grid(PICTURES, "ab"), "columns 'ab': expected a list"),
+        (lambda: plots.histogram(np.ones(5)), "expected at least two that differ"),
+        (lambda: plots.histogram(np.array([1.0, math.nan])), "values: holds NaN"),
+        (lambda: plots.joint(np.ones(3), np.ones(2), "x", "y"), r"y of shape \(2,\): expected \(3,\)"),
+        (lambda: plots.matrix(TABLE.iloc[:0]), "expected a DataFrame with entries"),
+        (lambda: plots.matrix(TABLE * math.inf), "table: holds infinity"),
+        (lambda: plots.matrix(TABLE, limit=-1.0), "limit: expected .* above 0"),
+        (lambda: plots.paired_bars(TABLE.astype(str) + "x", "x"), "expected numbers alone"),
+        (lambda: plots.paired_bars(TABLE, "x", "a"), "controls 'a': expected a list"),
+        (lambda: plots.curves([1, 2], {"a": [1, 2, 3]}, "x", "y"), "line 'a' of shape .* to go with the others"),
+        (lambda: plots.curves([1], {"a": torch.ones(1, requires_grad=True)}, "x", "y"), "line 'a': no array"),
+        (lambda: plots.sigmas([math.nan]), "strengths: holds NaN"),
+        (lambda: plots.markdown_table(["a", "b"], [["1"]]), "expected 2 texts"),
+        (lambda: plots.markdown_table(["a", "b"], ["12"]), "expected 2 texts"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_line(draw, message, unchecked):
+    with pytest.raises(ValueError, match=message) as refused:
+        draw()
+    assert "\n" not in str(refused.value)
+
+
+def test_every_line_and_bar_is_in_the_legend_and_strengths_differ_in_their_captions():
+    for ax in (plots.curves([1, 2], {"_a": [1, 2], "b": [1, math.nan]}, "x", "y"),
+               plots.paired_bars(TABLE.set_axis(["_a", "b"], axis=1), "x")):  # fmt: skip
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["_a", "b"]
+    assert plots.sigmas([-2.5, 0.0, 0.25, 5.0]) == ["-2.5σ", "0", "+0.25σ", "+5.0σ"]
+
+
+def test_session_and_edits_of_other_types_are_refused(session, weights, unchecked):
+    whole = {"pipeline": session.pipeline, "space": session.space, "directions": session.directions}
+    for people in ({"ann": weights[0].numpy()}, [weights[0]], weights):
+        with pytest.raises(ValueError, match=r"people of type .*: expected a Tensor by each name"):
+            EditSession(**whole, people=people)
+    for edits in ({"first": 1.0}, [["first"]]):
+        with pytest.raises(ValueError, match="expected a list of strengths by attribute"):
+            edited_images(session, "ann", edits, "sks person", 0)
+    with pytest.raises(ValueError, match="attributes 'first': expected a list"):
+        edit_strips(session, "ann", "first", [1.0], "sks person", 0)
+    with pytest.raises(ValueError, match="expected an EditSession"):
+        panel(vars(session), "sks person")

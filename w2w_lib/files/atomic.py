@@ -43,6 +43,15 @@ def write_text(text: str, path: str | Path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_if_changed(text: str, path: str | Path) -> bool:
+    """Write a text file where it says something else, or is none; whether it was written."""
+    path, data = Path(path), text.encode("utf-8")
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return False
+    write_text(text, path)
+    return True
+
+
 def save_tensors(tensors: dict[str, "torch.Tensor"], path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file with these tensors and this metadata; its folder is made."""
     from safetensors.torch import save_file  # imports PyTorch, seconds that who writes texts does not need

@@ -13,8 +13,10 @@ from diffusers import StableDiffusionPipeline
 
 from w2w_lib.evaluation.attributes import AttributeClassifier, train_attribute_classifier, varying
 from w2w_lib.files.atomic import write_text
+from w2w_lib.inputs import nearest
 from w2w_lib.models.base import open_base
 from w2w_lib.people.people_set import People, person_index
+from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.counterfactuals import render_counterfactuals
 from w2w_lib.space.directions import Direction, load_directions
 from w2w_lib.space.weight_space import WeightSpace
@@ -50,6 +52,8 @@ class Artefacts:
 
     def people(self, split: str) -> People:
         """The people of a split, ``train`` or ``heldout``."""
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}{nearest(str(split), SPLITS)}")
         return People.load(self._made(self._file("people", split), f"{split} people"))
 
     def dataset(self, split: str) -> WeightsDataset:
@@ -109,6 +113,8 @@ class Artefacts:
 
     def record(self, stage: str, numbers: Mapping[str, float], digits: int = 4) -> None:
         """Write a stage's metrics, rounded, for ``dvc metrics show``; print which are left out as not finite."""
+        if not isinstance(numbers, Mapping):
+            raise ValueError(f"metrics of stage {stage!r}: {numbers!r}, expected numbers by name")
         measured = {name: _number(stage, name, value) for name, value in numbers.items()}
         finite = {name: round(value, digits) for name, value in measured.items() if math.isfinite(value)}
         write_text(json.dumps(finite, indent=1) + "\n", paths.metrics(self.profile, stage))
@@ -130,5 +136,5 @@ class Artefacts:
 def _number(stage: str, name: str, value: float) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"metrics of stage {stage!r}: {name} is {value!r}, expected a number") from None

@@ -109,6 +109,11 @@ def main() -> None:
         app()
     except (ValueError, FileNotFoundError, TimeoutError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # of this machine: a folder in a file's place, no permission, a full disk
+        if error.filename is None:
+            raise
+        place = error.filename2 or error.filename
+        sys.exit(f"error: {place}: {error.strerror}; expected a place to read from and write to, make it one")
 
 
 @contextmanager

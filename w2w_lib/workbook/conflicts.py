@@ -1,6 +1,7 @@
 """Settings that fit alone and not together."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,14 +14,17 @@ from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import explain, nearest, problem
 from w2w_lib.models.prompts import IDENTIFIER
 from w2w_lib.models.sampling import Sampling
+from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import MOST, Profile, Targets
+from w2w_lib.workbook.sections import LARGEST_SEED, MOST, Profile, Targets
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
+LONGEST = 80  # characters of a folder's name
+FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
 CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
@@ -59,6 +63,8 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
     steps = finetune.recipe.steps
     yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
+    if not sets.source:  # of one's own there may be fewer anyway
+        yield from _at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
     yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
@@ -71,6 +77,13 @@ def _sizes(profile: Profile) -> Iterator[str]:
 def _changes(profile: Profile) -> Iterator[str]:
     """Of the recipe, each as it would be trained with."""
     evaluate, recipe = profile.finetune.evaluate, asdict(profile.finetune.recipe)
+    for name in evaluate.again:  # of a folder of weights, beside those of the stage
+        if not FOLDER.fullmatch(name) or name in SPLITS:
+            kept = ", ".join(SPLITS)
+            yield (
+                f"finetune.evaluate.again: {name!r} cannot be a folder's name; expected up to {LONGEST} characters, "
+                f"no / and no dot at the start, and none of {kept}"
+            )
     for kind in ("again", "sweep"):
         for name, changes in getattr(evaluate, kind).items():
             place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
@@ -144,8 +157,9 @@ def _amounts(profile: Profile) -> Iterator[str]:
 def _too_much(name: str, recipe: Any) -> Iterator[str]:
     for field, value in asdict(recipe).items():
         largest = max(value, default=0) if isinstance(value, tuple) else value
-        if field != "seed" and isinstance(largest, int | float):
-            yield from _at_most(f"{name}.{field}", largest, "anything in a recipe", MOST)
+        limit = ("any seed", LARGEST_SEED) if field == "seed" else ("anything in a recipe", MOST)
+        if isinstance(largest, int | float):
+            yield from _at_most(f"{name}.{field}", largest, *limit)
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:
@@ -165,7 +179,7 @@ def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRe
 def _facts(folder: Path) -> tuple[int, int] | None:
     """Width of the base's pictures (pixels) and its number of timesteps, from its configuration alone."""
     files = [folder / name for name in CONFIGS]
-    if not all(file.exists() for file in files):
+    if not all(map(os.path.exists, files)):  # False for a name that no file can have
         return None
     unet, vae, scheduler = map(_config, files)
     try:

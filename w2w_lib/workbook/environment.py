@@ -35,7 +35,12 @@ def render() -> str:
     """The text of `environment.yml`: every package of the lock at its version, development tools included."""
     options = "export --frozen --quiet --no-hashes --no-emit-project --no-annotate --no-header".split()
     uv = os.environ.get("UV", "uv")  # `uv run` says where it is; it need not be on the path
-    export = subprocess.run([uv, *options], cwd=paths.ROOT, check=True, capture_output=True, text=True)
+    try:
+        export = subprocess.run([uv, *options], cwd=paths.ROOT, check=True, capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f"{uv!r} cannot be run ({error.strerror}): expected uv, which `make` installs") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"uv.lock: uv cannot read it ({' '.join(error.stderr.split())}); `git restore` it") from None
     pins = [pin for line in export.stdout.splitlines() if (pin := _for_python(Requirement(line)))]
     (apart,) = [pin for pin in pins if pin.startswith(APART)]
     listed = "".join(f"      - {pin}\n" for pin in pins if pin != apart)

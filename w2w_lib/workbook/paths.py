@@ -28,7 +28,7 @@ RESERVED = ("item", "key", "profiles")  # what dvc.yaml calls its own variables
 
 def profile_name(name: str) -> str:
     """A profile's name; ValueError for one that is no plain word, for it becomes part of paths and commands."""
-    if not PROFILE.fullmatch(name) or name in RESERVED:
+    if not isinstance(name, str) or not PROFILE.fullmatch(name) or name in RESERVED:
         kept = ", ".join(RESERVED)
         raise ValueError(f"no name of a profile: {name!r}; expected small letters, digits, - and _, and none of {kept}")
     return name
@@ -39,7 +39,13 @@ def outputs(profile: str, *parts: str) -> Path:
     path = OUTPUTS.joinpath(profile_name(profile), *parts)
     if ".." in path.parts or not path.is_relative_to(OUTPUTS / profile):
         raise ValueError(f"{'/'.join(parts)}: expected a path inside {shown(OUTPUTS / profile)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{shown(path.parent)}: cannot be made a folder ({error.strerror}); move away what is in its place, "
+            "or make it writable"
+        ) from None
     return path
 
 
@@ -48,6 +54,14 @@ def metrics(profile: str, stage: str) -> Path:
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: expected one of {', '.join(STAGES)}")
     return outputs(profile, "metrics", f"{stage}.json")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as a user gave it, with ~ written out; ValueError for the home of a user that there is not."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user's home; expected a path, write it out") from None
 
 
 def shown(path: Path) -> str:

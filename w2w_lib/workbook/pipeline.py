@@ -6,10 +6,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from w2w_lib.files.atomic import write_text
+from w2w_lib.files.atomic import write_if_changed
 from w2w_lib.files.folders import replace_folder, restore_folder
 from w2w_lib.workbook import paths, profiles, runner, settings
+
+if TYPE_CHECKING:
+    from w2w_lib.workbook.sections import BaseTraining
 
 BASE_NOTEBOOK = "00_base.ipynb"
 GRACE = 30  # seconds for an interrupted notebook to end
@@ -25,9 +29,7 @@ def prepare() -> list[Path]:
     """
     listings = {runner.listing(path): runner.code(runner.read(path)) for path in runner.notebooks()}
     listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
-    changed = [path for path, text in listings.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        write_text(listings[path], path)
+    changed = [path for path, text in listings.items() if write_if_changed(text, path)]
     for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):
         orphan.unlink()
     return changed + profiles.write_pipeline_files()
@@ -60,6 +62,7 @@ def renew_base(profile: str) -> str:
     with runner.one_run(profile):
         training = _trained(profile)
         restore_folder(paths.ROOT / training.out)
+        _check_places(training, new)
         prepare()
         cost = runner.run(paths.NOTEBOOKS / BASE_NOTEBOOK, profile, anew=paths.shown(new))
         classifier = paths.ROOT / training.classifier.file
@@ -78,7 +81,21 @@ def answer(text: str) -> bool:
     raise ValueError(f"ANEW={text!r}: expected 1 (train another base) or 0 (measure the one there is)")
 
 
-def _trained(profile: str):
+def _check_places(training: "BaseTraining", new: Path) -> None:
+    """ValueError, before hours of training, where its result cannot or should not replace what is there."""
+    out, file = paths.ROOT / training.out, paths.ROOT / training.classifier.file
+    if out.is_relative_to(new) or new.is_relative_to(out):
+        raise ValueError(f"base.training.out is {training.out}, where the new base is trained; expected another folder")
+    if os.path.lexists(out) and not (out / profiles.INDEX).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(
+            f"base.training.out is {training.out}, which holds something else than a base model and would be replaced "
+            "whole; expected the folder of a base model, or none"
+        )
+    if file.is_dir():
+        raise ValueError(f"base.training.classifier.file is {training.classifier.file}, a folder; expected a file")
+
+
+def _trained(profile: str) -> "BaseTraining":
     training = settings.load(profile).base.training
     if training is None:
         raise ValueError(f"profile {profile!r} trains no base: expected one with base.training in params.yaml")

@@ -1,6 +1,7 @@
 """Which profiles take part in the pipeline: their base models, their people's files, and what DVC reads of both."""
 
 import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from w2w_lib.files.atomic import write_text
+from w2w_lib.files.atomic import write_if_changed, write_text
 from w2w_lib.people.listing import list_files
 from w2w_lib.workbook import paths, settings
 
@@ -20,7 +21,7 @@ def base(profile: str) -> Path:
     """The folder of the base model that a profile personalises; FileNotFoundError where there is none."""
     settings.require(profile)
     folder = _base_folder(settings.written()[profile])
-    if folder is None or not (folder / INDEX).is_file():
+    if folder is None or not os.path.isfile(folder / INDEX):
         there = "" if folder is None else f" at {paths.shown(folder)}"
         raise FileNotFoundError(
             f"no base model for profile {profile!r}: expected a StableDiffusionPipeline folder{there}; "
@@ -56,10 +57,7 @@ def write_pipeline_files() -> list[Path]:
     profiles = {name: {"base": paths.shown(folder)} for name, folder in _taking_part(written)}
     files = {"profiles.yaml": {"profiles": profiles}, "settings.yaml": written}
     texts = {paths.PIPELINE / name: _dumped(values) for name, values in files.items()}
-    changed = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        write_text(texts[path], path)
-    return changed
+    return [path for path, text in texts.items() if write_if_changed(text, path)]
 
 
 def sources() -> dict[str, str]:
@@ -70,7 +68,7 @@ def sources() -> dict[str, str]:
 
 def _listing(sections: Any) -> str:
     given = [_at(sections, "people", "sets", name) for name in ("source", "labels")]
-    own = [paths.ROOT / Path(path).expanduser() for path in given if isinstance(path, str)]
+    own = [paths.ROOT / paths.expanded(path) for path in given if isinstance(path, str)]
     return list_files(*own) if own else "rendered\n"
 
 
@@ -80,7 +78,7 @@ def _taking_part(written: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 
 def _base_folder(sections: Any) -> Path | None:
     model = _at(sections, "base", "model")
-    return paths.ROOT / Path(model).expanduser() if model and isinstance(model, str) else None
+    return paths.ROOT / paths.expanded(model) if model and isinstance(model, str) else None
 
 
 def _at(sections: Any, *names: str) -> Any:
@@ -108,18 +106,19 @@ def _record(profile: str, folder: Path) -> None:
         place = place[name]
     if place.get("model") != str(folder):
         place["model"] = str(folder)
-        comments = "" if text or not paths.LOCAL.exists() else paths.LOCAL.read_text(encoding="utf-8")
-        write_text(comments + _dumped(kept), paths.LOCAL)
+        lines = [] if text or not paths.LOCAL.exists() else paths.LOCAL.read_text(encoding="utf-8").splitlines(True)
+        comments = [line for line in lines if line.lstrip().startswith("#")]  # beside `{}` or `null`, which goes
+        write_text("".join(comments) + _dumped(kept), paths.LOCAL)
 
 
 def _found(source: str) -> Path:
-    given = Path(source).expanduser()
-    if given.is_file():
+    given = paths.expanded(source)
+    if os.path.isfile(given):  # False for a name that no file can have
         raise ValueError(
             f"BASE={source!r} is a file, expected a folder: write it as one with "
             "`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
         )
-    folder = given.resolve() if given.is_dir() else _download(source)
+    folder = given.resolve() if os.path.isdir(given) else _download(source)
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(
             f"BASE={source!r} is no base model: expected a folder with the {INDEX} of a StableDiffusionPipeline"
@@ -138,4 +137,5 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(StableDiffusionPipeline.download(hub_id, safety_checker=None))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{wanted}; the hub did not give it: {str(error).splitlines()[0]}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FileNotFoundError(f"{wanted}; the hub did not give it: {reason}") from error

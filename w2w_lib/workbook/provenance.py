@@ -25,11 +25,15 @@ def stage_of(notebook: Path) -> str:
 
 def dependencies(stage: str, profile: str, base: str | None = None) -> list[str] | None:
     """What dvc.yaml says that a stage depends on, by path, on this base; None if the profile has no such stage."""
-    found = read_mapping(paths.DVC_YAML, DVC_FILE, "`git restore dvc.yaml`")["stages"].get(stage)
-    if found is None or (isinstance(found["foreach"], list) and profile not in found["foreach"]):
-        return None
-    values = {"${item.base}": str(base), "${key}": profile, "${item}": profile}
-    return [re.sub(r"\$\{[a-z.]+\}", lambda name: values[name[0]], dep) for dep in found["do"]["deps"]]
+    written = read_mapping(paths.DVC_YAML, DVC_FILE, "`git restore dvc.yaml`")
+    try:
+        found = written["stages"].get(stage)
+        if found is None or (isinstance(found["foreach"], list) and profile not in found["foreach"]):
+            return None
+        values = {"${item.base}": str(base), "${key}": profile, "${item}": profile}
+        return [re.sub(r"\$\{[a-z.]+\}", lambda name: values[name[0]], dep) for dep in found["do"]["deps"]]
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError(f"{paths.DVC_YAML}: stage {stage!r} is not as we write it; `git restore dvc.yaml`") from None
 
 
 def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, str]:
@@ -41,7 +45,11 @@ def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, 
     model = sections["base"].get("model")
     listed = dependencies(stage, profile, model)
     if listed is None:
-        training = sections["base"]["training"]
+        training = sections["base"].get("training")
+        if stage != "base" or not training:
+            raise ValueError(
+                f"profile {profile!r} has no stage {stage!r}: expected one of dvc.yaml, or a base.training"
+            )
         listed = [training["out"], training["classifier"]["file"]]
     listed = [name for name in listed if name == model or Path(name).parts[0] in OF_SOURCES]
     found = {paths.shown(file): md5(file) for file in _files(paths.ROOT / name for name in listed)}
@@ -58,11 +66,14 @@ def locked(profile: str) -> dict[str, tuple[dict[str, str], dict[str, str]]]:
     """MD5 of what each stage of a profile read and made, by path, as DVC recorded its last run."""
     lock = paths.DVC_LOCK
     stages = read_mapping(lock, "the record of DVC", "remove it").get("stages", {}) if lock.exists() else {}
-    return {
-        name.removesuffix(f"@{profile}"): (_hashes(entry, "deps"), _hashes(entry, "outs"))
-        for name, entry in stages.items()
-        if name.endswith(f"@{profile}")
-    }
+    try:
+        return {
+            name.removesuffix(f"@{profile}"): (_hashes(entry, "deps"), _hashes(entry, "outs"))
+            for name, entry in stages.items()
+            if name.endswith(f"@{profile}")
+        }
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError(f"{lock}: is no record of DVC; remove it, and run `make reproduce`") from None
 
 
 def md5(file: Path) -> str:

@@ -11,6 +11,7 @@ from nbformat import NotebookNode
 from nbstripout import strip_output
 
 from w2w_lib.files.atomic import replacing, write_text
+from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import some
 from w2w_lib.workbook import paths, settings
 from w2w_lib.workbook.provenance import dependencies, differences, locked, md5, sources, stage_of
@@ -60,7 +61,10 @@ def check(profile: str) -> list[str]:
     """Why the outputs in `notebooks/` are not those of the present sources; empty when they are."""
     sections, records = _sections(profile), _records(profile)
     found = [_stale(path, profile, sections, records) for path in notebooks()]
-    return [f"{paths.shown(path)}: {why}" for path, why in zip(notebooks(), found, strict=True) if why]
+    gone = sorted(records.keys() - {path.stem for path in notebooks()})
+    return [f"{paths.shown(path)}: {why}" for path, why in zip(notebooks(), found, strict=True) if why] + [
+        f"{paths.shown(paths.NOTEBOOKS / name)}.ipynb: was published and is gone: `git restore` it" for name in gone
+    ]
 
 
 def _sections(profile: str) -> dict:
@@ -87,7 +91,7 @@ def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: 
         files = [paths.outputs(profile, "notebooks", path.name), metrics]
         if by_hand := [paths.shown(file) for file in files if made.get(paths.shown(file)) != md5(file)]:
             return f"{some(by_hand)} is not what the pipeline made: {rerun}"
-    measured = json.loads(metrics.read_text(encoding="utf-8"))
+    measured = _read_json(metrics, rerun)
     trained, models = measured.get("trained_in_this_run"), measured.get("models", 0)
     if trained is not None and trained < models:
         kept = f"outputs/{profile}/weights"
@@ -139,7 +143,7 @@ def _record(path: Path, executed: NotebookNode, profile: str, used: dict[str, st
 def _training(profile: str) -> dict[str, dict]:
     """Of each dataset of weights, what its header says of the code that trained it."""
     headers = sorted(paths.outputs(profile, "weights").glob("*/header.json"))
-    found = {header.parent.name: json.loads(header.read_text(encoding="utf-8")) for header in headers}
+    found = {header.parent.name: _read_json(header, "see what damaged it") for header in headers}
     return {name: {key: header.get(key) for key in ("code", "made_with")} for name, header in found.items()}
 
 
@@ -153,10 +157,18 @@ def _publish_card(profile: str) -> None:
 
 def _records(profile: str) -> dict:
     path = folder(profile) / PROVENANCE
+    return _read_json(path, "`git restore` it, or `make publish`") if path.exists() else {}
+
+
+def _read_json(path: Path, remedy: str) -> dict:
+    regular_file(path, "JSON", remedy)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError(f"{paths.shown(path)}: is no JSON; `git restore` it, or `make publish`") from None
+        raise ValueError(f"{paths.shown(path)}: is no JSON; {remedy}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{paths.shown(path)}: holds a {type(found).__name__}, not a JSON object; {remedy}")
+    return found
 
 
 def _metrics(profile: str, stage: str) -> Path:

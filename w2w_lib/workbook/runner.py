@@ -31,16 +31,22 @@ NO_MEMORY = (
 
 
 def notebooks() -> list[Path]:
-    """The workbook's notebooks, in order."""
-    return sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb"))
+    """The workbook's notebooks, in order; FileNotFoundError where there are none."""
+    if found := sorted(paths.NOTEBOOKS.glob("[0-9]*.ipynb")):
+        return found
+    raise FileNotFoundError(
+        f"{paths.shown(paths.NOTEBOOKS)}/: holds no notebook NN_name.ipynb; `git restore notebooks`"
+    )
 
 
 def read(path: Path) -> NotebookNode:
     """A notebook from disk; ValueError of one line for a file that is none."""
     regular_file(path, "a notebook", "run `git restore` on it, or `make reproduce` if it was executed")
     try:
-        return nbformat.read(path, as_version=4)
-    except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)  # which reading only logs
+        return notebook
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError, nbformat.ValidationError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{paths.shown(path)}: is no notebook ({reason}); `git restore` it") from None
 
@@ -89,10 +95,11 @@ def run(path: Path, profile: str, **parameters: str) -> str:
 
     ``parameters`` are put into its cell of parameters, beside the profile.
     """
-    path, profile = _of_the_workbook(path), settings.require(profile)
+    path = _of_the_workbook(path)
+    settings.load(profile)  # what does not fit is said before a kernel starts
     with one_run(profile):
         notebook, stage = read(path), provenance.stage_of(path)
-        if listing(path).exists() and listing(path).read_text(encoding="utf-8") != code(notebook):
+        if listing(path).is_file() and listing(path).read_bytes() != code(notebook).encode():
             raise ValueError(f"{paths.shown(path)} was edited since DVC looked at it: run `w2w prepare` first")
         began = datetime.now(UTC).isoformat(timespec="seconds")
         notebook.metadata.w2w = {
@@ -118,7 +125,7 @@ def _of_the_workbook(path: Path) -> Path:
     known = {notebook.resolve(): notebook for notebook in notebooks()}
     if path.resolve() in known:
         return known[path.resolve()]
-    if not path.exists():
+    if not os.path.exists(path):  # nor for a name that no file can have
         there = ", ".join(paths.shown(notebook) for notebook in known.values())
         raise FileNotFoundError(f"no notebook {path}: there are {there}")
     raise ValueError(

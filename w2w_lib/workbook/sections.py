@@ -15,6 +15,7 @@ from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
+LARGEST_SEED = 2**32 - 1
 WRITABLE = ("data", "outputs")  # the folders of the repository that runs write to
 
 
@@ -33,7 +34,7 @@ def _inside(path: Path) -> Path:
 def _located(recipe: PeopleRecipe) -> PeopleRecipe:
     """With paths that do not depend on where the process runs."""
     given = {name: path for name in ("source", "labels") if (path := getattr(recipe, name)) is not None}
-    return replace(recipe, **{name: paths.ROOT / path.expanduser() for name, path in given.items()})
+    return replace(recipe, **{name: paths.ROOT / paths.expanded(path) for name, path in given.items()})
 
 
 def _distinct(values: list) -> list:
@@ -43,7 +44,7 @@ def _distinct(values: list) -> list:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
@@ -53,7 +54,7 @@ Text = Annotated[str, BeforeValidator(_filled)]
 Prompts = Annotated[list[Text], Field(min_length=1)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
-Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(Path.expanduser)]  # anywhere
+Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
 Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
 
 

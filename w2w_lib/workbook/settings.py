@@ -57,8 +57,8 @@ def written() -> dict[str, Any]:
     if not merged:
         raise ValueError(f"{paths.PARAMS}: has no profiles; expected {EXPECTED}; `git restore params.yaml`")
     for name in merged:
-        paths.profile_name(str(name))
-    return {str(name): sections for name, sections in merged.items()}
+        paths.profile_name(name)
+    return merged
 
 
 def published() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from w2w_lib.inputs import finite_number, nearest, whole_number
+from w2w_lib.models.prompts import check_prompts
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.edits import combined_step
@@ -38,8 +39,13 @@ class EditSession:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self):
-        for name in ("people", "directions"):
-            if not getattr(self, name):
+        if not isinstance(self.space, WeightSpace):
+            raise ValueError(f"space of type {type(self.space).__name__}: expected a WeightSpace")
+        for name, kind in (("people", Tensor), ("directions", Direction)):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(isinstance(one, kind) for one in given.values()):
+                raise ValueError(f"{name} of type {type(given).__name__}: expected a {kind.__name__} by each name")
+            if not given:
                 raise ValueError(f"a session of edits has no {name}: expected at least one of them, by name")
         d = self.space.layout.dimension
         if wrong := [name for name, weights in self.people.items() if weights.shape != (d,)]:
@@ -61,12 +67,15 @@ def edited_images(
 
     ValueError for an unknown person or direction, an empty prompt, a strength that is not finite, or no edits.
     """
-    if person not in session.people:
-        raise ValueError(f"unknown person {person!r}{nearest(person, session.people)}")
+    if person not in list(session.people):
+        raise ValueError(f"unknown person {person!r}{nearest(str(person), map(str, session.people))}")
+    check_prompts([prompt])
     if not prompt.strip():
         raise ValueError("the prompt is empty: expected what to paint, such as 'sks person'")
     if not edits:
         raise ValueError("no edits: expected at least one set of strengths, which may be empty")
+    if isinstance(edits, Mapping) or not all(isinstance(edit, Mapping) for edit in edits):
+        raise ValueError(f"edits {edits!r}: expected a list of strengths by attribute, such as [{{'Young': 1.0}}]")
     whole_number("seed", seed, least=0)
     for attribute, strength in ((a, s) for edit in edits for a, s in edit.items()):
         finite_number(f"strength of {attribute}", strength)
@@ -92,10 +101,11 @@ def edit_strips(
     ax: Axes | None = None,
 ) -> Axes:
     """What the sliders do, where no kernel runs: a row for each attribute, a column for each strength."""
+    attributes, captions = plots.listed("attributes", attributes), plots.sigmas(strengths)
     edits = [{attribute: s} for attribute in attributes for s in strengths]
     images = edited_images(session, person, edits, prompt, seed)
     images = images.reshape(len(attributes), len(strengths), *images.shape[1:])
-    return plots.image_grid(images, plots.sigmas(strengths), attributes, ax)
+    return plots.image_grid(images, captions, attributes, ax)
 
 
 def panel(session: EditSession, prompt: str, seed: int = 0, reach: float = 5.0) -> widgets.Widget:
@@ -105,6 +115,9 @@ def panel(session: EditSession, prompt: str, seed: int = 0, reach: float = 5.0) 
     """
     if finite_number("reach", reach) <= 0:
         raise ValueError(f"reach: expected standard deviations above 0, found {reach}")
+    if not isinstance(session, EditSession):
+        raise ValueError(f"session of type {type(session).__name__}: expected an EditSession")
+    whole_number("seed", seed, least=0)
     person = widgets.Dropdown(options=list(session.people), description="person")
     words = widgets.Text(prompt, description="prompt", continuous_update=False)
     noise = widgets.IntText(seed, description="seed")
