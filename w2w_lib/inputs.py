@@ -53,8 +53,7 @@ def problem(found: Mapping[str, Any], known: Iterable[str] = ()) -> str:
         return f"no setting {name!r}{nearest(str(found['loc'][-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"{name} is missing"
-    value = repr(found["input"])
-    value = "" if kind == "value_error" else f", found {value if len(value) <= SHOWN else value[:SHOWN] + '...'}"
+    value = "" if kind == "value_error" else f", found {shown(found['input'])}"
     return f"{name}{': ' if name else ''}{found['msg'].removeprefix('Value error, ')}{value}"
 
 
@@ -68,18 +67,43 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def whole_number(name: str, value: int, least: int = 1, most: int | None = None) -> int:
     """An argument that counts something; ValueError for a fraction, or one below ``least`` or above ``most``."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or value != math.floor(value) or value < least or (most is not None and value > most):
+    if not _is_number(value) or value != math.floor(value) or value < least or (most is not None and value > most):
         upper = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, found {value!r}")
+        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, found {shown(value)}")
     return int(value)
 
 
 def finite_number(name: str, value: float) -> float:
     """An argument that measures something; ValueError for NaN, infinity and what is no number."""
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, found {value!r}")
+    if not _is_number(value):
+        raise ValueError(f"{name}: expected a finite number, found {shown(value)}")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number above all floating-point ones
+        return False
+
+
+def of_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    """ValueError for an argument of another type, where that would only show deep inside a library."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} of type {type(value).__name__}: expected {expected}")
+
+
+def with_parts(pipeline: Any, *parts: str) -> None:
+    """ValueError for a pipeline that lacks one of these components."""
+    if lacking := [part for part in parts if getattr(pipeline, part, None) is None]:
+        kind = type(pipeline).__name__
+        raise ValueError(f"pipeline of type {kind}: has no {some(lacking)}; expected a base that `open_base` opened")
+
+
+def shown(value: Any) -> str:
+    """A wrong value in an error: one line of at most ``SHOWN`` characters."""
+    text = " ".join(repr(value).split("\n"))
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

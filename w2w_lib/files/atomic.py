@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from w2w_lib.files.regular import path_of
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,9 +18,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A file beside ``path`` to write to: it replaces ``path`` if the block ends well, and is removed if not.
 
     Its name is no other writer's. It is on the disk before it is renamed, and the rename is on the disk before the
-    block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says.
+    block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says. OSError where
+    ``path`` is a folder, pipe or device, which a rename would put an end to.
     """
-    path = Path(path)
+    path = writable(path, "a file to write")
     partial = path.with_name(f".{uuid4().hex[:12]}.partial{path.suffix}")
     partial.touch()
     mode = partial.stat().st_mode  # what the umask leaves: some libraries write for their user alone
@@ -30,6 +33,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def writable(path: str | Path, expected: str) -> Path:
+    """A path at which a file is or may be; OSError for a folder, pipe or device."""
+    path = path_of(path, f"the name of {expected}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "no regular file"
+        raise OSError(f"{path}: is {kind}; expected the name of {expected}; give another name")
+    return path
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -1,7 +1,21 @@
 """The first door of every file: it is there, and it is a file that can be read to its end."""
 
+import os
 import stat
 from pathlib import Path
+
+from w2w_lib.inputs import shown
+
+
+def path_of(path: str | Path, expected: str) -> Path:
+    """A path; ValueError for what is no text, and for characters that no path has."""
+    try:
+        name = os.fsencode(path) if isinstance(path, str | os.PathLike) else b"\0"
+    except UnicodeEncodeError:  # half a character
+        name = b"\0"
+    if b"\0" in name:
+        raise ValueError(f"path {shown(path)}: is no path; expected {expected}")
+    return Path(path)
 
 
 def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
@@ -10,7 +24,7 @@ def regular_file(path: str | Path, expected: str, remedy: str) -> Path:
     FileNotFoundError where there is none, ValueError for a folder, pipe, socket, device or empty file: one line of
     what was found, what was ``expected`` and the ``remedy``. Nothing is opened, so a named pipe cannot block.
     """
-    path = Path(path)
+    path = path_of(path, expected)
     try:
         found = path.stat()
     except FileNotFoundError:
