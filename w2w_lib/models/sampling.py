@@ -16,13 +16,12 @@ from tqdm import tqdm
 from w2w_lib.files.tensors import check_numbers, finite
 from w2w_lib.inputs import checked, shown, some, whole_number, with_parts
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
-from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
 from w2w_lib.models.prompts import check_prompts, encode_prompts
 
 TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
-LARGEST_SEED = 2**63 - 1
 
 
 @checked
