@@ -139,13 +139,21 @@ def test_configurations_that_weights_cannot_hold_or_that_lack_something(layout, 
         refused(layout, tmp_path, said)
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": None}))
     torch.testing.assert_close(load_adapter(layout, tmp_path, alpha=layout.alpha), weights)
-    refused_alphas = (0.0, -1.0, float("nan"))
+    refused_alphas = (0.0, -1.0, float("nan"), 10**400)
     for alpha in refused_alphas:
         with pytest.raises(ValueError, match="alpha: expected"):
             load_adapter(layout, tmp_path, alpha=alpha)
-    for text, said in (("{", "is no JSON"), ("[1]", "is no dictionary"), (b"\xff\xfe", "is no JSON")):
+    for text, said in (
+        ("{", "is no JSON"),
+        ("[1]", "is no dictionary"),
+        (b"\xff\xfe", "is no JSON"),
+        ("[" * 10**5, "is no JSON"),
+    ):
         (tmp_path / "adapter_config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
         refused(layout, tmp_path, f"adapter_config.json {said}")
+    with (tmp_path / "adapter_config.json").open("wb") as huge:
+        huge.truncate(2**30)
+    refused(layout, tmp_path, "adapter_config.json has 1073741824 bytes")
     (tmp_path / "adapter_config.json").unlink()
     refused(layout, tmp_path, "expected PEFT's configuration.*put PEFT's configuration beside", FileNotFoundError)
 
@@ -193,19 +201,29 @@ def test_what_cannot_be_saved(layout, weights, tmp_path, unchecked):
     for said, wrong, kind in (
         ("'khoya', did you mean 'kohya'", weights, "khoya"),
         (r"lora.safetensors.*NaN.*nothing was written", weights / 0, "kohya"),
-        (rf"of shape \(1, {layout.dimension}\) .*expected \({layout.dimension},\)", weights[None], "peft"),
+        (rf"of shape \(1, {layout.dimension}\): expected \({layout.dimension},\)", weights[None], "peft"),
         ("expected .* floating-point", weights.long(), "peft"),
         ("of shape .*one model of this layout", weights[1:], "diffusers"),
+        ("of type ndarray: expected a torch.Tensor", weights.numpy(), "diffusers"),
+        (r"\(meta\): expected", weights.to("meta"), "peft"),
+        ("infinite numbers, in fp32 and at this alpha: nothing was written", weights * 9e38, "diffusers"),
+        ("infinite numbers, in fp32 and at this alpha: nothing was written", weights.double() * 1e300, "peft"),
     ):
         with pytest.raises(ValueError, match=said):
             save_adapter(layout, wrong, path, kind)
+    for said, where in (("is the name of a pickle", tmp_path / "a.bin"), ("is no path", "a\0b"), ("is no path", None)):
+        with pytest.raises(ValueError, match=said):
+            save_adapter(layout, weights, where)
     assert not list(tmp_path.iterdir())
     path.write_text("a file")
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "peft" / "adapter_model.safetensors").mkdir(parents=True)
     for where, kind, said in (
         (path, "peft", "cannot write the adapter: .*lora.safetensors is no folder"),
         (path / "below", "kohya", "cannot write the adapter: .*lora.safetensors is no folder"),
+        (tmp_path / "pipe", "kohya", "pipe: is no regular file; expected the name of a file"),
+        (Path(), "diffusers", "is a folder; expected the name of a file"),
         (tmp_path / "folder", "diffusers", "folder: is a folder; expected the name of a file"),
         (tmp_path / "peft", "peft", "adapter_model.safetensors: is a folder"),
         (tmp_path / ("x" * 300), "kohya", "cannot write the adapter .*name too long"),
@@ -213,10 +231,11 @@ def test_what_cannot_be_saved(layout, weights, tmp_path, unchecked):
         with pytest.raises(OSError, match=said) as caught:
             save_adapter(layout, weights, where, kind)
         assert "\n" not in str(caught.value)
+    assert (tmp_path / "pipe").is_fifo()  # a rename would have put a file in its place
     assert path.read_text() == "a file" and not list((tmp_path / "folder").iterdir())
 
 
-def test_what_is_no_adapter_file(layout, weights, tmp_path):
+def test_what_is_no_adapter_file(layout, weights, tmp_path, unchecked):
     path = tmp_path / "lora.safetensors"
     refused(layout, path, "no such file; expected a LoRA of the UNet", FileNotFoundError)
     refused(layout, tmp_path, "a folder without adapter_model.safetensors", FileNotFoundError)
@@ -227,6 +246,11 @@ def test_what_is_no_adapter_file(layout, weights, tmp_path):
     refused(layout, path, "is empty")
     path.write_bytes(b"no header at all, and long enough for one")
     refused(layout, path, "is no whole safetensors file")
+    for wrong in (None, b"lora.safetensors", "a\0b", "\ud800"):
+        with pytest.raises(ValueError, match="is no path; expected a LoRA"):
+            load_adapter(layout, wrong)
+    with pytest.raises(ValueError, match="layout of type str: expected the AdapterLayout"):
+        load_adapter("paper", path)
     (tmp_path / "lora.bin").write_bytes(b"\x80\x04N.")
     refused(layout, tmp_path / "lora.bin", "is a pickle, which may run code")
     save_adapter(layout, weights, path)
@@ -253,6 +277,7 @@ def test_tensors_that_the_layout_does_not_have(pipeline, layout, weights, tmp_pa
         "adapter tensor base_model.model.conv_in.lora_A.weight is not in the layout": {
             "unet.conv_in.lora_A.weight": tensors[first].clone()
         },
+        "adapter tensor of two lines is not in the layout": {"of\ntwo lines": tensors[first].clone()},
         "adapter tensor extra is not in the layout": {"extra": tensors[first].clone()},
         rf"{key}: expected shape .*found": {first: tensors[first].T.contiguous()},
         f"'{first}' holds NaN": {first: tensors[first] / 0},

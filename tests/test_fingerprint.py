@@ -89,7 +89,7 @@ def test_an_old_configuration_is_the_same_base(copy, own):
 
     edit(copy / "unet/config.json", age)
     edit(copy / "text_encoder/config.json", lambda config: config.update(_name_or_path="x", transformers_version="4.2"))
-    edit(copy / "vae/config.json", lambda config: config.update(norm_num_groups=4.0))
+    edit(copy / "unet/config.json", lambda config: config.update(freq_shift=0.0))
     assert fingerprint(open_base(copy)) == own
 
 

@@ -15,6 +15,11 @@ def test_layouts_that_cannot_be(pipeline, unchecked):
     for targets, rank, alpha, said in (
         ((), 1, 1.0, r"target modules \(\): expected at least one name"),
         ((1,), 1, 1.0, r"target modules \(1,\): expected at least one name"),
+        (5, 1, 1.0, "target modules 5: expected at least one name"),
+        ({"attn2.to_k"}, 1, 1.0, "expected at least one name"),  # a set has no order
+        (b"paper", 1, 1.0, "expected at least one name"),
+        ("paper", 10**400, 1.0, "rank: expected a whole number"),
+        ("paper", 1, 10**400, "alpha: expected a finite number"),
         ("papr", 1, 1.0, "'papr', did you mean 'paper'"),
         ("paper", 1.5, 1.0, "rank: expected a whole number of at least 1, found 1.5"),
         ("paper", True, 1.0, "rank: expected a whole number"),
@@ -31,6 +36,10 @@ def test_layouts_that_cannot_be(pipeline, unchecked):
     assert len({f.key for f in overlapping.factors}) == len(overlapping.factors)
     assert overlapping.targets == ("attn2.to_k", "to_k")
     assert AdapterLayout.of(pipeline.unet, "x", "paper", rank=2.0).factors[0].shape[0] == 2
+    with pytest.raises(ValueError, match="unet of type StableDiffusionPipeline: expected the UNet"):
+        AdapterLayout.of(pipeline, "x")
+    with pytest.raises(ValueError, match="seed: expected a whole number of at least 0 and at most"):
+        overlapping.initial(2**64)
     wider = AdapterLayout.of(tiny_pipeline(channels=(16, 64)).unet, "x")
     with pytest.raises(ValueError, match=r"adapter of another base: .* needs a width of 64, this UNet has .* 32"):
         with apply_adapters(pipeline.unet, wider):
@@ -73,6 +82,9 @@ def test_json_that_is_no_layout(layout, unchecked):
 def test_weights_of_another_layout(layout, weights, unchecked):
     for wrong in (weights[0], weights[:, 1:], weights[None]):
         with pytest.raises(ValueError, match=rf"weights of shape .*expected \(models, {layout.dimension}\)"):
+            layout.unflatten(wrong)
+    for wrong in (weights.numpy(), weights.tolist(), None):
+        with pytest.raises(ValueError, match=rf"weights of type {type(wrong).__name__}: expected a torch.Tensor"):
             layout.unflatten(wrong)
     factors = layout.unflatten(weights)
     torch.testing.assert_close(layout.flatten(factors), weights, rtol=0, atol=0)

@@ -265,6 +265,24 @@ def test_weights_that_are_no_numbers_are_refused(base, number):
     assert "NaN or infinite" in refusal(base)
 
 
+def test_weights_of_several_types_are_read_in_fp32(base):
+    own = fingerprint(open_base(base))
+    for name in (UNET, TEXT, VAE):
+        rewrite(base / name, lambda tensors: tensors.update({(key := min(tensors)): tensors[key].double()}))
+    assert fingerprint(pipeline := open_base(base)) == own
+    assert {p.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in part.parameters()} == {
+        torch.float32
+    }
+    rewrite(base / UNET, lambda tensors: tensors[min(tensors)].fill_(1e300))
+    assert "NaN or infinite" in refusal(base)
+
+
+def test_a_tensor_under_both_its_names_is_refused(base):
+    name = "final_layer_norm.bias"
+    rewrite(base / TEXT, lambda tensors: tensors.update({f"text_model.{name}": torch.ones(16), name: torch.zeros(16)}))
+    assert f"has tensors {name} and text_model.{name}, which are the same one" in refusal(base)
+
+
 def test_weights_that_overflow_in_half_precision_are_refused(base):
     rewrite(base / UNET, lambda tensors: tensors["conv_in.bias"].fill_(1e6))
     open_base(base, torch.bfloat16)
@@ -283,6 +301,17 @@ def test_weights_that_overflow_in_half_precision_are_refused(base):
         ("unet", {"sample_size": None}, "sample_size"),
         ("unet", {"sample_size": 10**6}, "sample_size"),
         ("unet", {"sample_size": [8, 8]}, "sample_size"),
+        ("unet", {"sample_size": 7}, "expected a multiple of 8 pixels"),
+        ("unet", {"sample_size": 8.0}, "unet/config.json: "),
+        ("unet", {"norm_num_groups": -8}, "unet/config.json: Expected num groups"),
+        ("unet", {"norm_eps": None}, "unet/config.json: "),
+        ("unet", {"mid_block_scale_factor": float("nan")}, "mid_block_scale_factor: expected a number, found nan"),
+        ("unet", {"freq_shift": "0"}, "freq_shift: expected a number, found '0'"),
+        ("unet", {"flip_sin_to_cos": "false"}, "flip_sin_to_cos: expected true or false, found 'false'"),
+        ("unet", {"_diffusers_version": None}, "expected"),
+        ("vae", {"norm_num_groups": -4}, "vae/config.json: Expected num groups"),
+        ("text_encoder", {"num_attention_heads": -2}, "text_encoder/config.json: "),
+        ("text_encoder", {"layer_norm_eps": None}, "text_encoder/config.json: "),
         ("unet", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized"),
         ("vae", {"scaling_factor": 0}, "scaling_factor"),
         ("vae", {"scaling_factor": None}, "scaling_factor"),
@@ -323,6 +352,10 @@ def test_components_that_do_not_fit_one_another_are_refused(base, tmp_path):
         ({"trained_betas": [1.5] * 1000, "rescale_betas_zero_snr": False}, "expected numbers between 0 and 1"),
         ({"beta_schedule": "none of them"}, "none of them"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
+        ({"timestep_spacing": "even"}, "even"),
+        ({"thresholding": True, "dynamic_thresholding_ratio": 7}, "quantile"),
+        ({"clip_sample": "no"}, "clip_sample: expected true or false, found 'no'"),
+        ({"trained_betas": [0.0] * 1000, "rescale_betas_zero_snr": False}, "NaN or infinite numbers of finite ones"),
         ({"num_train_timesteps": 10**12}, "num_train_timesteps"),
         ({"beta_end": "much"}, "scheduler_config.json"),
     ],
@@ -340,11 +373,18 @@ def test_a_flow_matching_scheduler_is_refused(base):
         as_ddim(FlowMatchEulerDiscreteScheduler())
 
 
-def test_tokenizers_that_do_not_fit_are_refused(base):
+def test_tokenizers_that_do_not_fit_are_refused(base, unchecked):
     path = base / "tokenizer/tokenizer.json"
     whole = path.read_text()
     edit(base / "tokenizer/tokenizer_config.json", model_max_length=1000)
-    assert "model_max_length 1000" in refusal(base)
+    assert "model_max_length: expected a whole number of at least 3 and at most 77, found 1000" in refusal(base)
+    for length in (0, 2, -1, "77", 7.5):
+        edit(base / "tokenizer/tokenizer_config.json", model_max_length=length)
+        assert "model_max_length: expected" in refusal(base)
+    edit(base / "tokenizer/tokenizer_config.json", model_max_length=77, padding_side="left")  # paints other pictures
+    assert "pads and cuts prompts on the left, right; expected right alone" in refusal(base)
+    edit(base / "tokenizer/tokenizer_config.json", padding_side="right", model_input_names=["input_ids"])
+    assert "expected the files of a CLIPTokenizer" in refusal(base)
     (base / "tokenizer/tokenizer_config.json").unlink()  # without it a tokenizer has no longest prompt
     assert "model_max_length" in refusal(base)
     path.write_text("{}")
@@ -426,6 +466,7 @@ def test_pictures_come_back_from_pixels(pipeline):
         np.zeros((2, 16, 16, 3), np.uint16),
         np.zeros((2, 3, 16, 16), np.uint8),
         "a picture",
+        [np.zeros((16, 16, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)],
     ],
 )
 def test_pictures_of_another_form_are_refused(pictures, unchecked):
@@ -441,6 +482,9 @@ def test_pictures_of_another_form_are_refused(pictures, unchecked):
         (torch.zeros(3, 16, 16), "expected"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "floating-point"),
         (torch.zeros(1, 3, 15, 16), "multiples of 2"),
+        (torch.zeros(1).expand(1, 3, 2**16, 2**16), "up to 1024 squared"),
+        (torch.zeros(1, 3, 16, 16, device="meta"), r"\(meta\): expected"),
+        (torch.zeros(1, 3, 16, 16).to_sparse(), r"\(sparse_coo\): expected"),
         (torch.full((1, 3, 16, 16), 255.0), "-1 to 1"),
         (torch.full((1, 3, 16, 16), torch.nan), "-1 to 1"),
     ],
@@ -453,6 +497,8 @@ def test_images_that_the_base_cannot_encode_are_refused(pipeline, images, told, 
 def test_latents_that_are_no_numbers_make_no_picture(pipeline, unchecked):
     with pytest.raises(ValueError, match="NaN or infinite"):
         decode(pipeline, torch.full((1, 4, 8, 8), torch.nan))
+    with pytest.raises(ValueError, match="pictures of NaN or infinite"):
+        decode(pipeline, torch.full((1, 4, 8, 8), 3e38))
     with pytest.raises(ValueError, match=r"expected \(batch, 4, height, width\)"):
         decode(pipeline, torch.zeros(1, 3, 8, 8))
 
@@ -481,6 +527,21 @@ def test_sampling_has_ranges(wrong):
 def test_sampling_takes_its_settings_in_order():
     ours = Sampling(10, 3, 700, 8)
     assert (ours.steps, ours.guidance, ours.inject_below, ours.batch_size) == (10, 3.0, 700, 8)
+
+
+def test_seeds_and_bases_that_are_none_are_refused(pipeline, unchecked):
+    for seeds in ([], b"01", 5):
+        with pytest.raises(ValueError, match=r"seeds .*expected"):
+            seed_noise(pipeline, seeds)
+    flow = tiny_pipeline()
+    flow.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no betas"):
+        fingerprint(flow)
+    flow.vae = None
+    for wrong in (None, "data/base/pocket", pipeline.text_encoder, flow):
+        for use in (fingerprint, lambda base: encode_images(base, np.zeros((1, 16, 16, 3), np.uint8))):
+            with pytest.raises(ValueError, match=rf"of type {type(wrong).__name__}: has no .*; expected a base"):
+                use(wrong)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, float("nan"), float("inf"), "1", None, True])
@@ -525,7 +586,16 @@ def test_numbers_of_adapters_and_strengths_are_finite(pipeline, layout, unchecke
         with pytest.raises(ValueError, match="of picture 1: NaN or infinite"):
             generate(pipeline, ["person"] * 2, [0, 1], layout, **given)
     fine = torch.zeros_like(weights)
-    for strength in (float("nan"), float("inf"), torch.tensor([1.0, torch.nan]), torch.ones(3), "much", None):
+    for strength in (
+        float("nan"),
+        float("inf"),
+        torch.tensor([1.0, torch.nan]),
+        torch.ones(3),
+        "much",
+        None,
+        10**400,
+        [1j, 1j],
+    ):
         with pytest.raises(ValueError, match="strength"):
             generate(pipeline, ["person"] * 2, [0, 1], layout, fine, strength)
 

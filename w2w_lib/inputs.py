@@ -90,11 +90,18 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str = "") -> None:
     """ValueError for an argument of another class, such as a path in place of what it leads to."""
     if not isinstance(value, kind):
-        wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"{name}: expected {wanted}, found {described(value)}")
+        classes = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{name}: expected {expected or classes}, found {described(value)}")
+
+
+def with_parts(pipeline: Any, *parts: str) -> None:
+    """ValueError for a pipeline that lacks one of these components."""
+    if lacking := [part for part in parts if getattr(pipeline, part, None) is None]:
+        kind = type(pipeline).__name__
+        raise ValueError(f"pipeline of type {kind}: has no {some(lacking)}; expected a base that `open_base` opened")
 
 
 def described(value: Any) -> str:
@@ -107,9 +114,9 @@ def described(value: Any) -> str:
 def a_path(value: str | os.PathLike[str], expected: str) -> Path:
     """A path, "~" replaced by the home folder; ValueError for what is no path, such as an array, bytes or ``None``."""
     try:
-        if "\0" not in str(value):
+        if b"\0" not in os.fsencode(value):
             return Path(value).expanduser()
-    except (TypeError, RuntimeError):  # no text; a home folder that there is not
+    except (TypeError, UnicodeEncodeError, RuntimeError):  # no text; half a character; a home folder that there is not
         pass
     raise ValueError(f"{described(value)}: is no path; expected the path of {expected}; name one")
 

@@ -18,11 +18,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Its name is no other writer's. It is on the disk before it is renamed, and the rename is on the disk before the
     block ends, so that a crash leaves the old file or the new one. It is as readable as the umask says. ValueError
-    where ``path`` is a folder.
+    where there can be no such file, or something else is there.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; expected the name of a file to write; name another")
+    path = destination(path)
     partial = path.with_name(f".{uuid4().hex[:12]}.partial{path.suffix}")
     partial.touch()
     mode = partial.stat().st_mode  # what the umask leaves: some libraries write for their user alone
@@ -38,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def write_text(text: str, path: str | Path) -> None:
     """Write a text file in UTF-8; its folder is made."""
-    make_folder(_destination(path).parent)
+    make_folder(destination(path).parent)
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -56,7 +54,7 @@ def save_tensors(tensors: dict[str, "torch.Tensor"], path: str | Path, metadata:
     """Write a safetensors file with these tensors and this metadata; its folder is made."""
     from safetensors.torch import save_file  # imports PyTorch, seconds that who writes texts does not need
 
-    make_folder(_destination(path).parent)
+    make_folder(destination(path).parent)
     with replacing(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
 
@@ -79,12 +77,12 @@ def make_folder(folder: str | Path) -> Path:
     return folder
 
 
-def _destination(path: str | Path) -> Path:
-    """The path of a file to write; ValueError where there can be none."""
+def destination(path: str | Path) -> Path:
+    """The path of a file to write; ValueError where there can be none, or something else is there."""
     try:
         path, found = Path(path), None
-        if not path.name or stat.S_ISDIR(path.stat().st_mode):
-            found = "a folder is there"
+        if not stat.S_ISREG(mode := path.stat().st_mode):  # a pipe or a device would not survive the rename
+            found = f"{'a folder' if stat.S_ISDIR(mode) else 'no regular file'} is there"
     except FileNotFoundError:  # it is new
         pass
     except (OSError, TypeError, ValueError) as error:  # below a file, too long a name; no path; a NUL

@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from w2w_lib.files.regular import regular_file
-from w2w_lib.inputs import described
+from w2w_lib.inputs import described, instance
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of the types that we compute with
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # the same, PyTorch's
 CHUNK = 2**24  # numbers that are looked at at a time
 
 
@@ -87,6 +88,17 @@ def floating(name: str, value: Any) -> Tensor:
 def finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite, in memory bounded by ``CHUNK``."""
     return all(bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(CHUNK))
+
+
+def check_numbers(name: str, tensor: Tensor, expected: str) -> None:
+    """ValueError for an argument that is no tensor of floating-point numbers in memory."""
+    instance(name, tensor, Tensor, f"a torch.Tensor, {expected}")
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.dtype not in DTYPES:
+        kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        raise ValueError(
+            f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype} ({kind}): expected {expected}, as "
+            "floating-point numbers of 16, 32 or 64 bits"
+        )
 
 
 def _entry(raw: dict[str, str], name: str, kind: Any, refuse) -> Any:

@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from w2w_lib.files.atomic import replacing
+from w2w_lib.files.atomic import destination, replacing
 from w2w_lib.files.regular import regular_file
-from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import explain, finite_number, nearest
+from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.inputs import SHOWN, a_path, described, explain, finite_number, instance, nearest
 from w2w_lib.lora.layout import PEFT_PREFIX, AdapterLayout
 
 FORMATS = ("peft", "diffusers", "kohya")
@@ -45,6 +45,7 @@ LORA_KEY = re.compile(  # with the adapter's name or without, as PEFT, diffusers
 )
 EXPECTED = "a LoRA of the UNet as a safetensors file or a PEFT folder"
 REMEDY = "give another file"
+LARGEST_CONFIG = 2**24  # bytes; PEFT's configurations are of a few kilobytes
 
 
 class PeftConfig(BaseModel):
@@ -66,19 +67,19 @@ def save_adapter(
     """Write one model as a PEFT folder, a diffusers LoRA file or a kohya LoRA file, at ``path``.
 
     They open with ``PeftModel.from_pretrained(unet, path)``, ``pipeline.load_lora_weights(path)``, and in A1111 and
-    ComfyUI. ValueError for another kind, weights of another layout, NaN or infinite numbers; OSError where ``path`` is
-    a file and a folder is wanted or the other way round, or cannot be written: what was there before is as it was.
+    ComfyUI. ValueError for another kind, weights of another layout, NaN or infinite numbers, and where something
+    else is at ``path``; OSError where it cannot be written. What was there before is then as it was.
     """
     if kind not in FORMATS:
         raise ValueError(f"adapter format {kind!r}{nearest(str(kind), FORMATS)}")
-    if weights.shape != (layout.dimension,) or not weights.is_floating_point():
-        raise ValueError(
-            f"{path}: weights of shape {tuple(weights.shape)} and type {weights.dtype}: expected "
-            f"({layout.dimension},) floating-point numbers, one model of this layout"
-        )
-    if not finite(weights):
-        raise ValueError(f"{path}: the weights hold NaN or infinite numbers: nothing was written")
-    path = Path(path)
+    instance("layout", layout, AdapterLayout, "the AdapterLayout of the weights")
+    path = a_path(path, "a file for the adapter")
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(f"{path}: is the name of a pickle; expected one that ends in .safetensors, or a folder's")
+    one_model = f"({layout.dimension},) numbers, one model of this layout"
+    check_numbers(f"{path}: weights", weights, one_model)
+    if weights.shape != (layout.dimension,):
+        raise ValueError(f"{path}: weights of shape {tuple(weights.shape)}: expected {one_model}")
     factors = {
         key: value[0].contiguous() for key, value in layout.unflatten(weights.detach().cpu().float()[None]).items()
     }
@@ -97,9 +98,12 @@ def save_adapter(
 
 def _write(tensors: dict[str, Tensor], file: Path, base: str, config: dict | None = None) -> None:
     """The file, and a configuration beside it: both new, or both as they were; in between there is none."""
-    beside = file.with_name(PEFT_CONFIG)
-    if os.path.isdir(file):
-        raise OSError(f"{file}: is a folder; expected the name of a file for the adapter; give another name")
+    if not all(map(finite, tensors.values())):
+        raise ValueError(
+            f"{file}: the weights hold NaN or infinite numbers, in fp32 and at this alpha: nothing was written; "
+            "expected finite ones"
+        )
+    beside = destination(file).with_name(PEFT_CONFIG)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:  # what is entered first is replaced last
@@ -124,9 +128,10 @@ def load_adapter(layout: AdapterLayout, path: str | Path, alpha: float | None = 
     base, a missing alpha, adapters of the text encoder, a kind of adapter that is no plain LoRA, NaN or infinite
     numbers.
     """
+    instance("layout", layout, AdapterLayout, "the AdapterLayout that the weights are to have")
     if alpha is not None and finite_number("alpha", alpha) <= 0:
         raise ValueError(f"alpha: expected a number above 0, found {alpha!r}")
-    file = regular_file(_file_of(Path(path)), EXPECTED, REMEDY)
+    file = regular_file(_file_of(a_path(path, EXPECTED)), EXPECTED, REMEDY)
     try:
         with safe_open(file, framework="np") as header:  # PyTorch would ask for the memory of the whole file
             metadata = header.metadata() or {}
@@ -135,8 +140,8 @@ def load_adapter(layout: AdapterLayout, path: str | Path, alpha: float | None = 
             return _read(layout, opened, keys, _scales(layout, opened, keys, alphas, alpha, file, metadata))
     except SafetensorError as error:
         raise ValueError(f"{file}: is no whole safetensors file ({error}); expected {EXPECTED}; {REMEDY}") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    except ValueError as error:  # the file's own names may be of several lines
+        raise ValueError(f"{file}: {' '.join(str(error).splitlines())}") from None
 
 
 def _file_of(path: Path) -> Path:
@@ -160,9 +165,8 @@ def _checked_names(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The file's names of the factors by PEFT key, and of kohya's alphas by module; ValueError for another adapter."""
     if metadata.get(BASE, layout.base) != layout.base:
-        raise ValueError(
-            f"an adapter of base {metadata[BASE]}, expected one of {layout.base}; open the base that it was made on"
-        )
+        own = metadata[BASE][:SHOWN]
+        raise ValueError(f"an adapter of base {own}, expected one of {layout.base}; open the base that it was made on")
     keys, alphas = _sorted_out(layout, header)
     layout.check_shapes({key: tuple(header.get_slice(name).get_shape()) for key, name in keys.items()})
     if unknown := sorted(alphas.keys() - {factor.module for factor in layout.factors}):
@@ -177,11 +181,13 @@ def _read(
     for factor in layout.factors:
         tensor = opened.get_tensor(keys[factor.key]).float()
         if not finite(tensor):
-            raise ValueError(f"tensor {keys[factor.key]!r} holds NaN or infinite numbers")
+            raise ValueError(
+                f"tensor {keys[factor.key]!r} holds NaN or infinite numbers; expected finite ones; {REMEDY}"
+            )
         factors[factor.key] = tensor if factor.is_down else tensor * (scales[factor.module] / layout.scale)
     weights = layout.flatten(factors)
     if not finite(weights):
-        raise ValueError("the weights are infinite at this layout's alpha")
+        raise ValueError("the weights are infinite at this layout's alpha; expected finite ones; use another alpha")
     return weights
 
 
@@ -201,7 +207,7 @@ def _sorted_out(layout: AdapterLayout, opened: safe_open) -> tuple[dict[str, str
     kohya_modules = {factor.module.replace(".", "_"): factor.module for factor in layout.factors}
     keys, alphas, names = {}, {}, sorted(opened.keys())
     if not names:
-        raise ValueError("has no tensors")
+        raise ValueError(f"has no tensors; expected {EXPECTED}; {REMEDY}")
     for name in names:
         if name.startswith(TEXT_ENCODERS):
             raise ValueError(
@@ -248,7 +254,7 @@ def _kohya_scales(
     for module in modules:
         own = opened.get_tensor(alphas[module]) if module in alphas else torch.tensor(alpha)
         if own.numel() != 1 or not 0 < float(own) < float("inf"):
-            raise ValueError(f"{alphas[module]}: expected a single number above 0, found {own.tolist()}")
+            raise ValueError(f"{alphas[module]}: expected a single number above 0, found {described(own.tolist())}")
         scales[module] = float(own) / layout.rank
     return scales
 
@@ -259,13 +265,15 @@ def _config_text(file: Path, metadata: Mapping[str, str]) -> tuple[str, str]:
         return f"metadata {DIFFUSERS_CONFIG}", metadata[DIFFUSERS_CONFIG]
     remedy = "put PEFT's configuration beside the file"
     beside = regular_file(file.with_name(PEFT_CONFIG), "PEFT's configuration, with r and lora_alpha", remedy)
+    if (size := beside.stat().st_size) > LARGEST_CONFIG:
+        raise ValueError(f"{PEFT_CONFIG} has {size} bytes; expected at most {LARGEST_CONFIG}; {remedy}")
     return PEFT_CONFIG, beside.read_text(encoding="utf-8", errors="replace")
 
 
 def _peft_scale(layout: AdapterLayout, where: str, text: str, alpha: float | None) -> float:
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON ({error}); expected PEFT's configuration") from None
     if not isinstance(config, dict):
         raise ValueError(f"{where} is no dictionary; expected PEFT's configuration, with r and lora_alpha")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from w2w_lib.inputs import whole_number
+from w2w_lib.inputs import instance, whole_number
 from w2w_lib.lora.layout import PEFT_PREFIX, AdapterLayout
 
 
@@ -50,6 +50,22 @@ class BatchedAdapters:
         return (of_models @ down.mT @ up.mT).reshape(*x.shape[:2], -1)
 
 
+def check_modules(unet: nn.Module, layout: AdapterLayout) -> None:
+    """ValueError where the UNet lacks a module of the layout, or has it of another width."""
+    instance("unet", unet, nn.Module, "the UNet of a base")
+    instance("layout", layout, AdapterLayout, "the AdapterLayout of the adapters")
+    modules = dict(unet.named_modules())
+    for factor in layout.factors:
+        module = modules.get(factor.module)
+        width = getattr(module, "in_features" if factor.is_down else "out_features", None)
+        if width != factor.shape[factor.is_down]:
+            found = f"a width of {width}" if module is not None else "no such module"
+            raise ValueError(
+                f"adapter of another base: {factor.module} needs a width of {factor.shape[factor.is_down]}, "
+                f"this UNet has {found}; expected a layout of this UNet"
+            )
+
+
 @contextmanager
 def apply_adapters(
     unet: nn.Module,
@@ -62,19 +78,11 @@ def apply_adapters(
     Without ``weights`` no adapter acts until ``set`` is called on what is yielded. On leaving, the UNet is as it was.
     ValueError where the layout is not of this UNet, and in a forward pass whose rows the adapters do not divide.
     """
+    check_modules(unet, layout)
     adapters = BatchedAdapters(layout)
     if weights is not None:
         adapters.set(weights, each)
     modules = dict(unet.named_modules())
-    for factor in layout.factors:
-        module = modules.get(factor.module)
-        width = getattr(module, "in_features" if factor.is_down else "out_features", None)
-        if width != factor.shape[factor.is_down]:
-            found = f"a width of {width}" if module is not None else "no such module"
-            raise ValueError(
-                f"adapter of another base: {factor.module} needs a width of {factor.shape[factor.is_down]}, "
-                f"this UNet has {found}"
-            )
 
     def check(module: nn.Module, inputs: tuple, named: dict) -> None:
         adapters.check_batch(len(inputs[0] if inputs else named["sample"]))

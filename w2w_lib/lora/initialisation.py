@@ -8,8 +8,9 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import whole_number
+from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.inputs import whole_number, with_parts
+from w2w_lib.lora.batched import check_modules
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import stream
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
@@ -39,8 +40,14 @@ def shared_initialisation(
     if kind not in INITIALISATIONS:
         raise ValueError(f"initialisation {kind!r}: expected one of {', '.join(INITIALISATIONS)}")
     seed = whole_number("seed", seed, least=0)
+    with_parts(pipeline, "unet", "text_encoder", "tokenizer", "scheduler")
+    check_modules(pipeline.unet, layout)
     if kind == "random":
         return layout.initial(seed)
+    expected = f"(pictures, {pipeline.unet.config.in_channels}, height, width)"
+    check_numbers("latents", latents, expected)
+    if latents.ndim != 4 or latents.shape[1] != pipeline.unet.config.in_channels or not min(latents.shape[2:]):
+        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected {expected}")
     if not len(latents) or not finite(latents):
         raise ValueError(f"initialisation {kind!r}: expected latents of class pictures, with finite numbers only")
     if narrow := [factor for factor in layout.factors if factor.is_down and factor.shape[1] < layout.rank]:

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from w2w_lib.inputs import explain, finite_number, nearest, whole_number
+from w2w_lib.inputs import described, explain, finite_number, instance, nearest, whole_number
 
 PEFT_PREFIX = "base_model.model."
 PEFT_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<letter>[AB])\.weight")
 
+LARGEST_SEED = 2**63 - 1
 # The paper's layers (Dravid et al. 2024, §4.1) and those of the authors' released weights.
 TARGETS = {
     "paper": ("attn2.to_k", "attn2.to_v"),
@@ -93,6 +94,7 @@ class AdapterLayout:
         ``targets`` are names or one of ``TARGETS``, ``base`` is the base's fingerprint. ValueError for a target that
         the base does not have, a rank that is no whole number from 1, an alpha that is not above 0.
         """
+        instance("unet", unet, nn.Module, "the UNet of a base")
         targets, rank, alpha = _targets(targets), whole_number("rank", rank), finite_number("alpha", alpha)
         linear = {name: module for name, module in unet.named_modules() if isinstance(module, nn.Linear)}
         adapted = {}
@@ -120,6 +122,7 @@ class AdapterLayout:
 
     def unflatten(self, weights: Float[Tensor, "models d"]) -> dict[str, Float[Tensor, "models rows columns"]]:
         """Factors by PEFT key, as differentiable views of the weights; ValueError for weights of another shape."""
+        instance("weights", weights, Tensor, f"a torch.Tensor of (models, {self.dimension}) numbers")
         if weights.ndim != 2 or weights.shape[1] != self.dimension:
             raise ValueError(
                 f"weights of shape {tuple(weights.shape)}: expected (models, {self.dimension}), the numbers of this "
@@ -155,7 +158,7 @@ class AdapterLayout:
 
     def initial(self, seed: int = 0) -> Float[Tensor, " d"]:
         """PEFT's start, A Kaiming-uniform and B zero."""
-        rng = torch.Generator().manual_seed(whole_number("seed", seed, 0))
+        rng = torch.Generator().manual_seed(whole_number("seed", seed, 0, LARGEST_SEED))
         parts = []
         for factor in self.factors:
             bound = factor.shape[1] ** -0.5
@@ -180,10 +183,13 @@ def _targets(targets: str | Sequence[str]) -> tuple[str, ...]:
         if targets not in TARGETS:
             raise ValueError(f"target modules {targets!r}{nearest(targets, TARGETS)} (or give a tuple of names)")
         return TARGETS[targets]
-    targets = tuple(dict.fromkeys(targets))
-    if not targets or not all(isinstance(target, str) and target for target in targets):
-        raise ValueError(f"target modules {targets!r}: expected at least one name of modules, such as 'attn2.to_k'")
-    return targets
+    ordered = isinstance(targets, Sequence) and not isinstance(targets, bytes)
+    if not ordered or not targets or not all(isinstance(target, str) and target for target in targets):
+        raise ValueError(
+            f"target modules {described(targets)}: expected at least one name of modules, such as ('attn2.to_k',), or "
+            f"one of {', '.join(TARGETS)}"
+        )
+    return tuple(dict.fromkeys(targets))
 
 
 def _other_factor(key: str) -> str:

@@ -34,9 +34,12 @@ def open_base(
     device, folder = _device(device), _folder(base)
     with _quiet_loading():
         parts = load_parts(folder)
-        pipeline = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+        try:
+            pipeline = StableDiffusionPipeline(
+                **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            )
+        except Exception as error:  # whatever diffusers makes of entries such as a library version
+            raise ValueError(f"{folder}: {first_line(error)}; expected {EXPECTED}; {REMEDY}") from None
     if isinstance(pipeline.vae, AutoencoderKL):
         pipeline.vae.enable_slicing()  # picture by picture: at 512 pixels a batch of them is many gigabytes
     if device.type == "cpu":

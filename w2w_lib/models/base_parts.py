@@ -1,6 +1,8 @@
 """The components of a base model: their settings, weights and fit are checked, then they are loaded."""
 
-from math import prod
+from copy import deepcopy
+from inspect import signature
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import finite_number, some, whole_number
+from w2w_lib.inputs import described, finite_number, some, whole_number
 from w2w_lib.models.base_folder import EXPECTED, REMEDY, WEIGHTS, check_files, check_index, first_line, read_json
 from w2w_lib.models.schedule import as_ddim
 
@@ -29,6 +31,8 @@ CONDITIONS = (
 INPAINTING_CHANNELS = 9
 MOST_CELLS = 512  # side of the latents: at eight pixels a cell, pictures of 4096
 MOST_TIMESTEPS = 10_000
+SHORTEST_PROMPT = 3  # tokens: a beginning, a word and an end
+SIDE = 8  # StableDiffusionPipeline paints pictures whose sides are multiples of this
 
 
 def load_parts(folder: Path) -> dict[str, Any]:
@@ -43,6 +47,7 @@ def load_parts(folder: Path) -> dict[str, Any]:
         check_files(folder / name)
     shells = {name: _shell(folder / name, classes[name]) for name in WEIGHTS}
     check_fit(folder, **{name: shell.config for name, shell in shells.items()})
+    _try_out(folder, **shells)
     parts = {"tokenizer": _tokenizer(folder / "tokenizer", shells["text_encoder"].config)}
     parts["scheduler"] = _scheduler(folder / "scheduler", classes["scheduler"])
     return parts | {name: _load(folder / name, shell) for name, shell in shells.items()}
@@ -71,6 +76,29 @@ def check_fit(folder: Path, unet, vae, text_encoder) -> None:
         raise ValueError(f"{folder}: scaling_factor {vae.scaling_factor} of the VAE; expected a positive number")
 
 
+def _try_out(folder: Path, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> None:
+    """ValueError for settings that only show when they are used: the shells paint a picture without numbers."""
+    side, name = unet.config.sample_size, "text_encoder"
+    try:
+        with torch.device("meta"), torch.no_grad():
+            tokens = torch.zeros(1, text_encoder.config.max_position_embeddings, dtype=torch.long)
+            text = text_encoder(tokens).last_hidden_state
+            name = "unet"
+            latents = unet(torch.zeros(1, unet.config.in_channels, side, side), 1, text).sample
+            name = "vae"
+            picture = vae.decode(latents).sample
+            vae.encode(picture).latent_dist.mode()
+    except Exception as error:  # whatever a library makes of settings that make no sense
+        raise ValueError(
+            f"{folder / name / 'config.json'}: {first_line(error)}; expected settings that paint a picture; {REMEDY}"
+        ) from None
+    if picture.shape[-1] % SIDE:
+        raise ValueError(
+            f"{folder}: sample_size {side} of the UNet, of pictures of {picture.shape[-1]} pixels a side; expected a "
+            f"multiple of {SIDE} pixels; {REMEDY}"
+        )
+
+
 def check_finite(folder: Path, name: str, module: nn.Module) -> None:
     """ValueError for weights that are NaN or infinite."""
     for tensor, values in module.state_dict().items():
@@ -88,6 +116,8 @@ def _shell(folder: Path, cls: type) -> nn.Module:
     kind = "quantized weights" if config.get("quantization_config") else config.get("_class_name", cls.__name__)
     if kind != cls.__name__:
         raise ValueError(f"{path}: settings of {kind}; expected those of a {cls.__name__}; {REMEDY}")
+    if cls is not CLIPTextModel:  # which checks its settings itself
+        _check_types(path, cls, config)
     for name in DEPTHS:
         if (depth := _largest(config.get(name))) > len(found):
             raise ValueError(f"{path}: {name} {depth}, in a file of {len(found)} tensors; expected fewer; {REMEDY}")
@@ -98,6 +128,21 @@ def _shell(folder: Path, cls: type) -> nn.Module:
         raise ValueError(f"{path}: {first_line(error)}; expected settings of a {cls.__name__}; {REMEDY}") from None
     _compare(weights, {name: tuple(t.shape) for name, t in _floating(shell).items()}, found)
     return shell
+
+
+def _check_types(path: Path, cls: type, config: dict[str, Any]) -> None:
+    """ValueError for a text in place of a number or truth value, and for numbers that are NaN or infinite."""
+    for name, argument in signature(cls.__init__).parameters.items():
+        usual, found = argument.default, config.get(name)
+        if isinstance(usual, bool):
+            fits, expected = not isinstance(found, str | float), "true or false"
+        elif isinstance(usual, int | float) and isfinite(usual):
+            endless = isinstance(found, float) and not isfinite(found)
+            fits, expected = not (endless or isinstance(found, str | bool)), "a number"
+        else:
+            continue
+        if not fits:
+            raise ValueError(f"{path}: {name}: expected {expected}, found {described(found)}; {REMEDY}")
 
 
 def _largest(setting: Any) -> int:
@@ -127,11 +172,15 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}
-            return {_bare(n): tuple(part.get_shape()) for n, part in parts.items() if "F" in part.get_dtype()}
+            found = {n: tuple(part.get_shape()) for n, part in parts.items() if "F" in part.get_dtype()}
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: cannot be read ({first_line(error)}); expected a whole safetensors file; fetch or write it again"
         ) from None
+    if len(shapes := {_bare(name): shape for name, shape in found.items()}) < len(found):
+        twice = next(name for name in found if name != _bare(name) and _bare(name) in found)
+        _refuse(path, f"has tensors {_bare(twice)} and {twice}, which are the same one")
+    return shapes
 
 
 def _compare(path: Path, wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
@@ -170,7 +219,7 @@ def _load(folder: Path, shell: nn.Module) -> nn.Module:
     _refuse_names(path, info["missing_keys"], unknown)
     if info["mismatched_keys"]:
         _refuse(path, f"tensors of other shapes ({first_line(sorted(info['mismatched_keys'])[0])})")
-    return module
+    return module.float()  # numbers of several types keep them
 
 
 def _tokenizer(folder: Path, text_encoder: CLIPTextConfig) -> CLIPTokenizer:
@@ -178,15 +227,24 @@ def _tokenizer(folder: Path, text_encoder: CLIPTextConfig) -> CLIPTokenizer:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # the libraries raise bare exceptions
         raise ValueError(f"{folder}: {first_line(error)}; expected the files of a CLIPTokenizer; {REMEDY}") from None
-    longest, reads = tokenizer.model_max_length, text_encoder.max_position_embeddings
-    if longest > reads:
+    reads = text_encoder.max_position_embeddings  # as many tokens
+    longest = whole_number(f"{folder}: model_max_length", tokenizer.model_max_length, SHORTEST_PROMPT, reads)
+    tokenizer.model_max_length = longest
+    if (sides := {tokenizer.padding_side, tokenizer.truncation_side}) != {"right"}:
         raise ValueError(
-            f"{folder}: model_max_length {longest}; expected at most {reads}, which the text encoder reads"
+            f"{folder}: pads and cuts prompts on the {some(sorted(sides))}; expected right alone; {REMEDY}"
         )
     if (last := max(tokenizer.get_vocab().values(), default=-1)) >= text_encoder.vocab_size:
         raise ValueError(f"{folder}: a token of number {last}; expected fewer than {text_encoder.vocab_size}; {REMEDY}")
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise ValueError(f"{folder}: no token that pads or ends a prompt; expected both in tokenizer_config.json")
+    try:
+        tokens = tokenizer(["person", ""], padding="max_length", max_length=longest, truncation=True)
+        lengths = {len(ids) for ids in [*tokens.input_ids, *tokens.attention_mask]}
+    except Exception as error:  # as above
+        raise ValueError(f"{folder}: {first_line(error)}; expected the files of a CLIPTokenizer; {REMEDY}") from None
+    if lengths != {longest}:
+        raise ValueError(f"{folder}: prompts of {some(sorted(lengths))} tokens; expected {longest}; {REMEDY}")
     return tokenizer
 
 
@@ -194,7 +252,13 @@ def _scheduler(folder: Path, cls: type[SchedulerMixin]) -> DDIMScheduler:
     path = folder / "scheduler_config.json"
     config = read_json(path, "the settings of a scheduler")
     whole_number(f"{path}: num_train_timesteps", config.get("num_train_timesteps", 1), most=MOST_TIMESTEPS)
+    _check_types(path, cls, config)
     try:
-        return as_ddim(cls.from_config(config))
+        scheduler = as_ddim(cls.from_config(config))
+        trial, numbers = deepcopy(scheduler), torch.ones(1, 1, 1, 1)
+        trial.set_timesteps(1)
+        if not finite(trial.step(numbers, trial.timesteps[0], numbers).prev_sample):
+            raise ValueError("makes NaN or infinite numbers of finite ones")
+        return scheduler
     except Exception as error:  # whatever a library makes of settings that make no sense
         raise ValueError(f"{path}: {first_line(error)}; expected settings of a {cls.__name__}; {REMEDY}") from None

@@ -12,6 +12,8 @@ from diffusers import SchedulerMixin, StableDiffusionPipeline
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from w2w_lib.inputs import with_parts
+
 DIGITS = 16
 # What transformers writes into a configuration that says nothing of the model.
 BOOKKEEPING = ("architectures", "dtype", "torch_dtype", "transformers_version")
@@ -29,6 +31,7 @@ def fingerprint(pipeline: StableDiffusionPipeline) -> str:
     another base, as its weights are others even after that rounding. The hash of each component is kept until its
     tensors are replaced or written to.
     """
+    with_parts(pipeline, "unet", "text_encoder", "vae", "tokenizer", "scheduler")
     modules = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
     parts = {name: [type(module).__name__, _settings(module), _weights(module)] for name, module in modules.items()}
     parts |= {"tokenizer": _vocabulary(pipeline.tokenizer), "scheduler": _noise(pipeline.scheduler)}
@@ -75,6 +78,8 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _noise(scheduler: SchedulerMixin) -> dict[str, Any]:
     config = scheduler.config
+    if "beta_start" not in config:
+        raise ValueError(f"scheduler {type(scheduler).__name__} has no betas; expected that of a base of `open_base`")
     by_rule = [config[name] for name in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")]
     trained = config.get("trained_betas")
     return {

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from w2w_lib.inputs import described, with_parts
+
 IDENTIFIER = "sks"  # the word that stands for the person; it means nothing to the base (Ruiz et al. 2023)
 
 
@@ -24,7 +26,9 @@ def encode_prompts(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Flo
     A prompt that is longer is cut, and a UserWarning tells what of it was. ValueError for no prompts, or for anything
     but text.
     """
+    with_parts(pipeline, "tokenizer", "text_encoder")
     check_prompts(prompts)
+    prompts = list(prompts)
     tokenizer = pipeline.tokenizer
     tokens = tokenizer(
         prompts,
@@ -43,7 +47,7 @@ def encode_prompts(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Flo
 def check_prompts(prompts: Sequence[str]) -> None:
     """ValueError for anything but a list of at least one text."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
-        raise ValueError(f"prompts {prompts!r}: expected a list of at least one text")
+        raise ValueError(f"prompts {described(prompts)}: expected a list of at least one text")
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise ValueError(f"prompt {prompt!r}: expected a text")

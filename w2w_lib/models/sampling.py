@@ -13,16 +13,15 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import checked, some, whole_number
+from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.inputs import checked, described, some, whole_number, with_parts
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
-from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
 from w2w_lib.models.prompts import check_prompts, encode_prompts
 
 TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
-LARGEST_SEED = 2**63 - 1
 
 
 @checked
@@ -42,8 +41,11 @@ def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float
 
     ValueError for seeds that are no whole numbers from 0 to 2**63 - 1.
     """
+    with_parts(pipeline, "unet")
+    if not len(seeds := _whole(seeds)):
+        raise ValueError("seeds []: expected at least one")
     size, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
-    draws = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(s)) for s in _whole(seeds)]
+    draws = [torch.randn(channels, size, size, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.stack(draws)
 
 
@@ -70,6 +72,7 @@ def generate(
     if not isinstance(pipeline, StableDiffusionPipeline):
         raise ValueError(f"pipeline of type {type(pipeline).__name__}: expected a base that `open_base` opened")
     check_prompts(prompts)
+    prompts = list(prompts)
     seeds = _whole(seeds)
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds: expected one of each for every picture")
@@ -99,7 +102,7 @@ def _generate_batch(pipeline, prompts, seeds, layout, weights, early, strengths,
         pipeline.scheduler.set_timesteps(sampling.steps)
         switch.at(int(pipeline.scheduler.timesteps[0]))
         latents = pipeline(
-            prompt_embeds=encode_prompts(pipeline, list(prompts)),
+            prompt_embeds=encode_prompts(pipeline, prompts),
             negative_prompt_embeds=encode_prompts(pipeline, [""] * len(prompts)),
             latents=seed_noise(pipeline, seeds).to(pipeline.device),
             num_inference_steps=sampling.steps,
@@ -112,8 +115,8 @@ def _generate_batch(pipeline, prompts, seeds, layout, weights, early, strengths,
 
 def _whole(seeds: Sequence[int]) -> list[int]:
     seeds = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        raise ValueError(f"seeds {seeds!r}: expected a list of whole numbers")
+    if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
+        raise ValueError(f"seeds {described(seeds)}: expected a list of whole numbers")
     return [whole_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]
 
 
@@ -128,13 +131,10 @@ def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, 
     for name, weights in adapters.items():
         if weights is None:
             continue
-        if not isinstance(weights, Tensor):
-            raise ValueError(f"{name} of type {type(weights).__name__}: expected a torch.Tensor")
-        if weights.shape != (count, layout.dimension) or not weights.is_floating_point():
-            raise ValueError(
-                f"{name} of shape {tuple(weights.shape)} and type {weights.dtype}: expected ({count}, "
-                f"{layout.dimension}) floating-point numbers, an adapter of the layout for each picture"
-            )
+        expected = f"({count}, {layout.dimension}) numbers, an adapter of the layout for each picture"
+        check_numbers(name, weights, expected)
+        if weights.shape != (count, layout.dimension):
+            raise ValueError(f"{name} of shape {tuple(weights.shape)}: expected {expected}")
         if not finite(weights):
             bad = (~weights.isfinite().all(1)).nonzero().flatten().tolist()
             raise ValueError(f"{name} of picture {some(bad)}: NaN or infinite numbers; expected finite ones")
@@ -142,11 +142,16 @@ def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, 
 
 def _strengths(strength: float | Tensor, count: int) -> Float[Tensor, " batch"]:
     try:
-        strengths = torch.as_tensor(strength, dtype=torch.float32).expand(count)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"strength {strength!r}: expected a number, or one for each of {count} pictures") from None
+        strengths = torch.as_tensor(strength)
+        if strengths.is_complex() or strengths.is_meta:
+            raise TypeError
+        strengths = strengths.to(torch.float32).expand(count)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(
+            f"strength {described(strength)}: expected a number, or one for each of {count} pictures"
+        ) from None
     if not finite(strengths):
-        raise ValueError(f"strength {strength!r}: expected finite numbers")
+        raise ValueError(f"strength {described(strength)}: expected finite numbers")
     return strengths
 
 
