@@ -204,7 +204,7 @@ def test_what_cannot_be_saved(layout, weights, tmp_path, unchecked):
         (rf"of shape \(1, {layout.dimension}\): expected \({layout.dimension},\)", weights[None], "peft"),
         ("expected .* floating-point", weights.long(), "peft"),
         ("of shape .*one model of this layout", weights[1:], "diffusers"),
-        ("of type ndarray: expected a torch.Tensor", weights.numpy(), "diffusers"),
+        ("weights: expected a torch.Tensor, .* found ndarray", weights.numpy(), "diffusers"),
         (r"\(meta\): expected", weights.to("meta"), "peft"),
         ("infinite numbers, in fp32 and at this alpha: nothing was written", weights * 9e38, "diffusers"),
         ("infinite numbers, in fp32 and at this alpha: nothing was written", weights.double() * 1e300, "peft"),
@@ -220,15 +220,15 @@ def test_what_cannot_be_saved(layout, weights, tmp_path, unchecked):
     (tmp_path / "folder").mkdir()
     (tmp_path / "peft" / "adapter_model.safetensors").mkdir(parents=True)
     for where, kind, said in (
-        (path, "peft", "cannot write the adapter: .*lora.safetensors is no folder"),
-        (path / "below", "kohya", "cannot write the adapter: .*lora.safetensors is no folder"),
-        (tmp_path / "pipe", "kohya", "pipe: is no regular file; expected the name of a file"),
-        (Path(), "diffusers", "is a folder; expected the name of a file"),
-        (tmp_path / "folder", "diffusers", "folder: is a folder; expected the name of a file"),
-        (tmp_path / "peft", "peft", "adapter_model.safetensors: is a folder"),
-        (tmp_path / ("x" * 300), "kohya", "cannot write the adapter .*name too long"),
+        (path, "peft", "cannot be written .Not a directory"),
+        (path / "below", "kohya", "cannot be written .Not a directory"),
+        (tmp_path / "pipe", "kohya", "pipe: cannot be written .no regular file is there.; expected the path of a file"),
+        (Path(), "diffusers", "cannot be written .a folder is there"),
+        (tmp_path / "folder", "diffusers", "folder: cannot be written .a folder is there"),
+        (tmp_path / "peft", "peft", "adapter_model.safetensors: cannot be written .a folder is there"),
+        (tmp_path / ("x" * 300), "kohya", "cannot be written .File name too long"),
     ):
-        with pytest.raises(OSError, match=said) as caught:
+        with pytest.raises(ValueError, match=said) as caught:
             save_adapter(layout, weights, where, kind)
         assert "\n" not in str(caught.value)
     assert (tmp_path / "pipe").is_fifo()  # a rename would have put a file in its place
@@ -247,9 +247,9 @@ def test_what_is_no_adapter_file(layout, weights, tmp_path, unchecked):
     path.write_bytes(b"no header at all, and long enough for one")
     refused(layout, path, "is no whole safetensors file")
     for wrong in (None, b"lora.safetensors", "a\0b", "\ud800"):
-        with pytest.raises(ValueError, match="is no path; expected a LoRA"):
+        with pytest.raises(ValueError, match="is no path; expected the path of a LoRA"):
             load_adapter(layout, wrong)
-    with pytest.raises(ValueError, match="layout of type str: expected the AdapterLayout"):
+    with pytest.raises(ValueError, match="layout: expected the AdapterLayout that"):
         load_adapter("paper", path)
     (tmp_path / "lora.bin").write_bytes(b"\x80\x04N.")
     refused(layout, tmp_path / "lora.bin", "is a pickle, which may run code")

@@ -50,7 +50,8 @@ def test_a_copy_and_a_link_are_the_same_base(base, own, copy, tmp_path, monkeypa
 
 
 def test_a_base_is_itself_however_it_is_opened(base, own):
-    assert fingerprint(open_base(base, torch.bfloat16)) == own
+    for dtype in (torch.bfloat16, torch.float16):
+        assert fingerprint(open_base(base, dtype)) == own
     by_diffusers = StableDiffusionPipeline.from_pretrained(
         base, safety_checker=None, requires_safety_checker=False, torch_dtype=torch.bfloat16
     )

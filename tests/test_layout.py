@@ -13,8 +13,8 @@ from w2w_lib.lora.layout import AdapterLayout
 
 def test_layouts_that_cannot_be(pipeline, unchecked):
     for targets, rank, alpha, said in (
-        ((), 1, 1.0, r"target modules \(\): expected at least one name"),
-        ((1,), 1, 1.0, r"target modules \(1,\): expected at least one name"),
+        ((), 1, 1.0, r"target modules tuple \(\): expected at least one name"),
+        ((1,), 1, 1.0, r"target modules tuple \(1,\): expected at least one name"),
         (5, 1, 1.0, "target modules 5: expected at least one name"),
         ({"attn2.to_k"}, 1, 1.0, "expected at least one name"),  # a set has no order
         (b"paper", 1, 1.0, "expected at least one name"),
@@ -36,7 +36,7 @@ def test_layouts_that_cannot_be(pipeline, unchecked):
     assert len({f.key for f in overlapping.factors}) == len(overlapping.factors)
     assert overlapping.targets == ("attn2.to_k", "to_k")
     assert AdapterLayout.of(pipeline.unet, "x", "paper", rank=2.0).factors[0].shape[0] == 2
-    with pytest.raises(ValueError, match="unet of type StableDiffusionPipeline: expected the UNet"):
+    with pytest.raises(ValueError, match="unet: expected the UNet of a base, found StableDiffusionPipeline"):
         AdapterLayout.of(pipeline, "x")
     with pytest.raises(ValueError, match="seed: expected a whole number of at least 0 and at most"):
         overlapping.initial(2**64)
@@ -56,7 +56,7 @@ def test_json_that_is_no_layout(layout, unchecked):
     key = first["key"]
     cases = {
         "Invalid JSON": "{",
-        r"layout: Input should be an object, found \[\]": "[]",
+        r"layout: Input should be an object, found list \[\]": "[]",
         "no setting 'rnak', did you mean 'rank'": good | {"rnak": 1},
         "base is missing": {name: value for name, value in good.items() if name != "base"},
         "rank: .*valid integer": good | {"rank": "1"},
@@ -84,7 +84,7 @@ def test_weights_of_another_layout(layout, weights, unchecked):
         with pytest.raises(ValueError, match=rf"weights of shape .*expected \(models, {layout.dimension}\)"):
             layout.unflatten(wrong)
     for wrong in (weights.numpy(), weights.tolist(), None):
-        with pytest.raises(ValueError, match=rf"weights of type {type(wrong).__name__}: expected a torch.Tensor"):
+        with pytest.raises(ValueError, match="weights: expected a torch"):
             layout.unflatten(wrong)
     factors = layout.unflatten(weights)
     torch.testing.assert_close(layout.flatten(factors), weights, rtol=0, atol=0)

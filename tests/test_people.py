@@ -83,8 +83,8 @@ def test_what_does_not_belong_together_is_refused(unchecked):
         "and columns who": (good.images, good.pictures.rename(columns={"id": "who"}), good.labels),
         "001 have pictures or labels alone": (good.images, good.pictures, good.labels.drop("001")),
         "labels twice for NA": (good.images, good.pictures, pd.concat([good.labels, good.labels[:1]])),
-        "images: expected numpy's ndarray": (list(good.images), good.pictures, good.labels),
-        "labels: expected pandas's DataFrame, found None": (good.images, good.pictures, None),
+        "images: expected ndarray, found list": (list(good.images), good.pictures, good.labels),
+        "labels: expected DataFrame, found None": (good.images, good.pictures, None),
         "other things than names": (good.images, good.pictures.assign(id=[*"aabbc", None]), good.labels),
     }
     for said, parts in wrong.items():
@@ -158,7 +158,7 @@ def test_a_set_has_a_folder_and_comes_from_a_source(tmp_path, unchecked):
         with pytest.raises(ValueError, match="is no path; expected the path of a saved set of people") as error:
             People.load(wrong)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="source: expected w2w_lib's FolderSource, found"):
+    with pytest.raises(ValueError, match="source: expected FolderSource, found '"):
         People.read(str(tmp_path))
 
 

@@ -209,11 +209,11 @@ def test_what_draws_nobody_is_refused(people, unchecked):
         ("no attribute 'bald', did you mean 'Bald'", lambda: render_counterfactuals("tests", [0], "bald", 16)),
         ("size: expected a whole number", lambda: render_counterfactuals("tests", [0], "Bald", 10**6)),
         ("size: expected a whole number", lambda: render(people[0], view, 0)),
-        ("person: expected w2w_lib's Person, found View", lambda: render(view, people[0])),
+        ("person: expected Person, found View", lambda: render(view, people[0])),
         ("value of Bald: expected", lambda: counterfactual(people[0], "Bald", "no")),
         ("keep: expected", lambda: caption(people[0], view, rng, keep=float("nan"))),
         ("keep: expected a probability", lambda: caption(people[0], view, rng, keep=2)),
-        ("rng: expected numpy's Generator, found 0", lambda: caption(people[0], view, 0)),
+        ("rng: expected Generator, found 0", lambda: caption(people[0], view, 0)),
     ):
         with pytest.raises(ValueError, match=said):
             call()

@@ -360,9 +360,12 @@ def test_a_name_that_no_folder_can_have_is_refused(elsewhere, name):
         assert settings.check() == []
 
 
-def test_what_is_in_the_place_of_dvcs_files_is_replaced_and_not_opened(elsewhere):
+def test_what_is_in_the_place_of_dvcs_files_is_replaced_or_refused_and_not_opened(elsewhere):
     paths.PIPELINE.mkdir(parents=True)
     os.mkfifo(paths.PIPELINE / "profiles.yaml")
+    with pytest.raises(ValueError, match=r"profiles.yaml: cannot be written \(no regular file is there\)"):
+        profiles.write_pipeline_files()
+    (paths.PIPELINE / "profiles.yaml").unlink()
     (paths.PIPELINE / "settings.yaml").write_bytes(b"\xff\xfe")
     assert len(profiles.write_pipeline_files()) == 2
     assert profiles.write_pipeline_files() == []

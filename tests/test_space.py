@@ -268,7 +268,7 @@ def test_load_refuses_what_is_no_space(space, ids, stored, tmp_path):
         (stored(metadata={"total_variance": "much"}), "metadata 'total_variance'"),
         (stored({"components": space.components[:0], "coefficients": space.coefficients[:, :0]}), "and 0 components"),
         (stored(metadata={"total_variance": "5"}), "metadata 'total_variance': Input should be a valid number"),
-        (tmp_path / "a\0b", "cannot be looked at"),
+        (tmp_path / "a\0b", "is no path; expected the path of a saved w2w space"),
         (tmp_path / ("n" * 300), "cannot be looked at"),
         (stored(metadata={"layout": {}}), "metadata 'layout'"),
         (stored(metadata={"layout": short}), ".safetensors: space of 60 models, 8 components and a layout of"),

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from w2w_lib.inputs import described
+
 if TYPE_CHECKING:
     import torch
 
@@ -73,7 +75,7 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, TypeError, ValueError) as error:  # a file in its way, too long a name; no path; a NUL
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{folder!r:.80}: cannot be made ({reason}); expected the path of a folder") from None
+        raise ValueError(f"{_named(folder)}: cannot be made ({reason}); expected the path of a folder") from None
     return folder
 
 
@@ -88,8 +90,12 @@ def destination(path: str | Path) -> Path:
     except (OSError, TypeError, ValueError) as error:  # below a file, too long a name; no path; a NUL
         found = getattr(error, "strerror", None) or error
     if found:
-        raise ValueError(f"{path!r:.80}: cannot be written ({found}); expected the path of a file")
+        raise ValueError(f"{_named(path)}: cannot be written ({found}); expected the path of a file")
     return path
+
+
+def _named(path: object) -> str:
+    return str(path) if isinstance(path, Path) else described(path)
 
 
 def _sync(path: Path) -> None:

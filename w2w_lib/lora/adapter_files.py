@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from w2w_lib.files.atomic import destination, replacing
+from w2w_lib.files.atomic import destination, make_folder, replacing
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import check_numbers, finite
 from w2w_lib.inputs import SHOWN, a_path, described, explain, finite_number, instance, nearest
@@ -104,16 +104,14 @@ def _write(tensors: dict[str, Tensor], file: Path, base: str, config: dict | Non
             "expected finite ones"
         )
     beside = destination(file).with_name(PEFT_CONFIG)
+    make_folder(file.parent)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:  # what is entered first is replaced last
             if config is not None:
                 stack.enter_context(replacing(beside)).write_text(json.dumps(config, indent=2, default=sorted))
             save_file(tensors, stack.enter_context(replacing(file)), {BASE: base})
             if config is not None:
                 beside.unlink(missing_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OSError(f"{file}: cannot write the adapter: {error.filename or file.parent} is no folder") from None
     except (SafetensorError, OSError) as error:
         raise OSError(
             f"{file}: cannot write the adapter ({error}); make room or give a folder that may be written"

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from w2w_lib.models.base_folder import EXPECTED, NEEDED, REMEDY, check_index, first_line
 from w2w_lib.models.base_parts import check_finite, load_parts
+from w2w_lib.models.fingerprint import rounded
 from w2w_lib.models.precision import compute_in
 
 UNET_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,12 +47,14 @@ def open_base(
         # PyTorch's fused CPU attention has a slow backward pass: 40% of a training step at this size.
         pipeline.unet.set_attn_processor(AttnProcessor())
         pipeline.unet.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device)
     if unet_dtype != torch.float32:
-        compute_in(pipeline.unet, unet_dtype)
+        with rounded(pipeline.unet):
+            compute_in(pipeline.unet, unet_dtype)
     for name in ("unet", "vae", "text_encoder"):
         check_finite(folder, name, getattr(pipeline, name).requires_grad_(False).eval())
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline
 
 
 def _device(name: str | torch.device | None) -> torch.device:

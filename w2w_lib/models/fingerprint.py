@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from w2w_lib.inputs import with_parts
@@ -27,8 +28,8 @@ def fingerprint(pipeline: StableDiffusionPipeline) -> str:
     Hashed are the public settings of UNet, text encoder and VAE that differ from their class's defaults, and their
     weights; the tokenizer's vocabulary, merges, special tokens and length; the scheduler's prediction type and betas.
     Folder, device, library versions, scheduler class and attention processors do not matter, nor does the precision a
-    base is opened in: weights are rounded to bfloat16, the coarsest of them. A float16 *copy* of a float32 base is
-    another base, as its weights are others even after that rounding. The hash of each component is kept until its
+    base is opened in: weights are rounded to bfloat16 before anything else rounds them. A float16 *copy* of a float32
+    base is another base, as its weights are others even after that rounding. The hash of each component is kept until its
     tensors are replaced or written to.
     """
     with_parts(pipeline, "unet", "text_encoder", "vae", "tokenizer", "scheduler")
@@ -50,9 +51,25 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {name: _plain(there[name]) for name in public if _plain(there[name]) != _plain(usual[name])}
 
 
+@contextmanager
+def rounded(module: nn.Module) -> Iterator[None]:
+    """Within the block a module's weights become less precise: what is hashed of it stays what it was."""
+    before = _weights(module)
+    yield
+    _hashed[module] = _state(_floating(module)), before
+
+
+def _floating(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+
+
+def _state(tensors: dict[str, Tensor]) -> list[tuple[int, int]]:
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]
+
+
 def _weights(module: nn.Module) -> str:
-    tensors = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
-    state = [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]
+    tensors = _floating(module)
+    state = _state(tensors)
     if (known := _hashed.get(module)) and known[0] == state:
         return known[1]
     digest = hashlib.sha256()
