@@ -112,7 +112,8 @@ def _auc_error(embeddings: Float[np.ndarray, "models prompts dim"], ids: list[st
 def id_score(a: Float[np.ndarray, "*batch dim"], b: Float[np.ndarray, "*#batch dim"]) -> Float[np.ndarray, "*_"]:
     """Cosine similarity of embeddings, the paper's ID score (Dravid et al. 2024, §4.3); NaN for a vector of zeros."""
     a, b = finite_embeddings(a, "ID score"), finite_embeddings(b, "ID score")
-    if a.shape[-1] != b.shape[-1] or (a.ndim == b.ndim and a.shape != b.shape and 1 not in (len(a), len(b))):
+    pairs = zip(a.shape[-2::-1], b.shape[-2::-1], strict=False)
+    if a.shape[-1] != b.shape[-1] or any(n != m and 1 not in (n, m) for n, m in pairs):
         raise ValueError(f"ID score: embeddings of shapes {a.shape} and {b.shape}: expected as many of as many numbers")
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)

@@ -29,8 +29,8 @@ def fingerprint(pipeline: StableDiffusionPipeline) -> str:
     weights; the tokenizer's vocabulary, merges, special tokens and length; the scheduler's prediction type and betas.
     Folder, device, library versions, scheduler class and attention processors do not matter, nor does the precision a
     base is opened in: weights are rounded to bfloat16 before anything else rounds them. A float16 *copy* of a float32
-    base is another base, as its weights are others even after that rounding. The hash of each component is kept until its
-    tensors are replaced or written to.
+    base is another base, as its weights are others even after that rounding. The hash of each component is kept until
+    its tensors are replaced or written to.
     """
     with_parts(pipeline, "unet", "text_encoder", "vae", "tokenizer", "scheduler")
     modules = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder, "vae": pipeline.vae}
