@@ -153,3 +153,9 @@ def fill(disk: Path) -> None:
     """Leave one block of it free."""
     there = os.statvfs(disk)
     (disk / "somebody's film").write_bytes(bytes(there.f_frsize * (there.f_bavail - 1)))
+
+
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """Without waiting for the disk, whose own tests are in test_atomic.py."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

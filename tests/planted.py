@@ -1,5 +1,6 @@
-"""A weight space with a known truth: models in a plane of a few dimensions, and labels planted on coefficients."""
+"""A weight space and people with a known truth: models in a plane, labels planted on coefficients, caps."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +8,7 @@ from tiny_base import tiny_pipeline
 
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.people.people_set import People
 from w2w_lib.space.weight_space import WeightSpace
 
 MODELS, PCS, LATENT = 60, 8, 3
@@ -48,3 +50,15 @@ def labels(space, ids):
     unit = space.coefficients / space.std
     planted = {"first": unit[:, 0] > 0, "second": unit[:, 1] > 0, "both": unit[:, 0] + unit[:, 1] > 0}
     return pd.DataFrame({k: v.numpy() for k, v in planted.items()}, index=ids)
+
+
+def people_in_caps(count: int, seed: int) -> People:
+    """People of noise, two pictures each; some wear a red cap, which their pictures show."""
+    rng = np.random.default_rng(seed)
+    ids = [f"p{k}" for k in range(count)]
+    labels = pd.DataFrame(
+        {"Cap": rng.random(count) < 0.5, "age": rng.integers(20, 70, count)}, pd.Index(ids, name="id")
+    )
+    images = rng.integers(60, 200, (2 * count, 80, 80, 3), np.uint8)
+    images[np.repeat(labels["Cap"].to_numpy(), 2), :20] = (220, 30, 30)
+    return People(images, pd.DataFrame({"id": np.repeat(ids, 2)}), labels)

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from planted import people_in_caps
 from scipy.spatial.distance import cdist, pdist
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestCentroid
 
 from w2w_lib.evaluation import identity
 from w2w_lib.evaluation.identity import Faces, consistency, diversity, id_score, verification_auc, verify
+from w2w_lib.people.people_set import People
 
 IDS = [f"p{k}" for k in range(6)]
 
@@ -128,3 +130,11 @@ def test_people_and_embeddings_that_do_not_fit(planted, unchecked):
             measure(np.full((6, 2, 3), np.nan))
     with pytest.raises(ValueError, match=r"6 embeddings and names of shape \(5,\)"):
         verification_auc(np.ones((6, 2)), np.arange(5))
+
+
+def test_of_whom_there_are_fewer_pictures_fewer_are_taken():
+    people = people_in_caps(3, seed=0)
+    short = people.pictures.index != 1  # of p0 a single one
+    faces = Faces.of(People(people.images[short], people.pictures[short], people.labels), people.ids, views=2)
+    assert list(faces.people) == ["p0", "p1", "p1", "p2", "p2"] and len(faces.embeddings) == 5
+    assert faces.templates()[0] == people.ids
