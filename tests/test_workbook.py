@@ -129,7 +129,6 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
     choose(own, "smoke", invert__smoothing=2)
     (own.root / "w2w_lib/training/recipe.py").write_text("# another\n")
     assert own.changed("smoke") == {
-        "base@smoke": {"w2w_lib/training"},
         "finetune@smoke": {"w2w_lib/training"},
         "space@smoke": {"outputs/.stripped/03_space.py"},
         "invert@smoke": {"outputs/.pipeline/settings.yaml"},
