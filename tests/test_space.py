@@ -368,3 +368,12 @@ def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
     ]:
         with pytest.raises(ValueError, match=error):
             call()
+
+
+def test_projecting_a_few_rows_at_a_time_changes_nothing(space, weights, monkeypatch):
+    whole = space.project(weights)
+    monkeypatch.setattr("w2w_lib.space.arguments.CHUNK", 7 * space.layout.dimension)
+    torch.testing.assert_close(space.project(weights), whole)
+    stacked = weights[:12].reshape(3, 4, -1)
+    torch.testing.assert_close(space.project(stacked), whole[:12].reshape(3, 4, -1))
+    assert space.project(weights[:0]).shape == (0, len(space.components))

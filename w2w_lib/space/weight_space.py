@@ -23,6 +23,7 @@ from w2w_lib.space.arguments import (
     generator,
     known_seed,
     listed_ids,
+    parts,
     rows_fingerprint,
     unique_ids,
 )
@@ -177,9 +178,11 @@ class WeightSpace:
         return centred if self.scale is None else centred / self.scale.where(self.scale != 0, torch.inf)
 
     def project(self, weights: Float[Tensor, "*models d"]) -> Float[Tensor, "*models pcs"]:
-        """Coefficients of weight vectors; ValueError for weights of another layout or not finite."""
-        weights = finite_rows("weights", weights, self.layout.dimension)
-        return self.deviations(weights) @ self.components.T
+        """Coefficients of weight vectors, a few at a time; ValueError for weights of another layout or not finite."""
+        weights = finite_rows("weights", weights, d := self.layout.dimension)
+        groups = parts(weights.reshape(weights.shape[:-1].numel(), d))
+        coefficients = torch.cat([self.deviations(group) @ self.components.T for group in groups])
+        return coefficients.reshape(*weights.shape[:-1], len(self.components))
 
     def unproject(self, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models d"]:
         """Weight vectors of coefficients; differentiable. ValueError for another number of them, or not finite ones."""
