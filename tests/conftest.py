@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from w2w_lib.workbook import paths
 
-pytest_plugins = ["shapes", "planted", "tiny_fleet"]
+pytest_plugins = ["shapes", "planted", "tiny_fleet", "people_folder", "base_folder", "own_settings"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

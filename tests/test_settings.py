@@ -1,4 +1,4 @@
-"""Settings and profiles: typed, checked at once, with local choices on top; errors say in one line what to do."""
+"""Settings: every section is checked, by name, in one line."""
 
 import json
 import math
@@ -9,48 +9,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from own_settings import SHIPPED, local, set_locally
 from ruamel.yaml import YAML
 
 from w2w_lib.lora.layout import TARGETS
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
-from w2w_lib.workbook import paths, profiles, settings
-from w2w_lib.workbook.artefacts import Artefacts
+from w2w_lib.workbook import paths, settings
 from w2w_lib.workbook.sections import Targets
-
-SHIPPED = ("smoke", "pocket", "sd15")
-PLACES = ("PARAMS", "LOCAL", "OUTPUTS", "PIPELINE")
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A copy of params.yaml in a root of its own."""
-    root = tmp_path / "root"
-    root.mkdir()
-    shutil.copy(paths.PARAMS, root)
-    for name in PLACES:
-        monkeypatch.setattr(paths, name, root / getattr(paths, name).relative_to(paths.ROOT))
-    monkeypatch.setattr(paths, "ROOT", root)
-    return root
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """What passes for a base model's folder."""
-    (tmp_path / "my base").mkdir()
-    (tmp_path / "my base/model_index.json").write_text("{}")
-    return tmp_path / "my base"
-
-
-def local(text: str) -> None:
-    paths.LOCAL.write_text(text, encoding="utf-8")
-
-
-def set_locally(profile: str, place: str, value) -> None:
-    for name in reversed(place.split(".")):
-        value = {name: value}
-    local(json.dumps({profile: value}).replace("NaN", ".nan").replace("Infinity", ".inf"))
 
 
 def test_shipped_profiles_are_valid_and_have_the_librarys_types():
@@ -274,22 +241,22 @@ def test_outputs_stay_in_their_folder(elsewhere, parts):
         paths.metrics("smoke", "spaces")
 
 
-def test_people_have_the_size_that_the_base_paints(elsewhere, folder):
+def test_people_have_the_size_that_the_base_paints(elsewhere, pipeline_folder):
     configs = {
         "unet/config.json": {"sample_size": 16},
         "vae/config.json": {"block_out_channels": [1, 1, 1]},
         "scheduler/scheduler_config.json": {"num_train_timesteps": 500},
     }
     for name, values in configs.items():
-        (folder / name).parent.mkdir()
-        (folder / name).write_text(json.dumps(values))
-    set_locally("pocket", "base.model", str(folder))
+        (pipeline_folder / name).parent.mkdir()
+        (pipeline_folder / name).write_text(json.dumps(values))
+    set_locally("pocket", "base.model", str(pipeline_folder))
     assert not any("sets.size" in line for line in settings.check())  # 16 * 2 ** 2 = 64
     assert any("edit.inject_below is 1000, expected at most the timesteps" in line for line in settings.check())
-    (folder / "unet/config.json").write_text('{"sample_size": 8}')
+    (pipeline_folder / "unet/config.json").write_text('{"sample_size": 8}')
     assert any("people.sets.size is 64, expected 32" in line for line in settings.check())
     for broken in ("{", "[]", '{"sample_size": null}'):
-        (folder / "unet/config.json").write_text(broken)
+        (pipeline_folder / "unet/config.json").write_text(broken)
         assert sum("base.model: " in line and "\n" not in line for line in settings.check()) == 1
 
 
@@ -297,175 +264,6 @@ def test_own_people_bring_their_labels_and_views(elsewhere):
     local("smoke: {people: {sets: {source: photos, views: 1}}, edit: {attributes: [Moustached]}}")
     assert settings.load("smoke").people.sets.source == elsewhere / "photos"  # wherever the process runs
     assert not settings.load("pocket").people.sets.source
-
-
-def test_dvc_gets_the_profiles_that_have_a_base(elsewhere, folder):
-    yaml = YAML(typ="safe")
-    local("smoke: {space: {seed: 7}}")
-    assert len(profiles.write_pipeline_files()) == 2
-    written = yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]
-    assert written == {name: {"base": "data/base/pocket"} for name in ("smoke", "pocket")}
-    merged = yaml.load(paths.PIPELINE / "settings.yaml")
-    assert merged["smoke"]["space"]["seed"] == 7 and set(merged) == set(SHIPPED)
-    assert merged["pocket"] == yaml.load(paths.PARAMS)["pocket"]
-    before = (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns
-    assert profiles.write_pipeline_files() == []
-    assert (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns == before
-    profiles.enrol("sd15", str(folder))
-    profiles.write_pipeline_files()
-    assert yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"] == {"base": str(folder)}
-
-
-def test_enrolling_keeps_params_and_what_stands_in_local(elsewhere, folder):
-    params = paths.PARAMS.read_text()
-    local("# mine\nsmoke: {space: {seed: 7}} # a try\n")
-    profiles.enrol("sd15", str(folder))
-    assert profiles.base("sd15") == folder
-    after = paths.LOCAL.read_text()
-    assert after.startswith("# mine\nsmoke: {space: {seed: 7}} # a try\n")
-    assert YAML(typ="safe").load(after)["sd15"] == {"base": {"model": str(folder)}}
-    profiles.enrol("sd15")
-    profiles.enrol("sd15", str(folder))
-    assert paths.LOCAL.read_text() == after and paths.PARAMS.read_text() == params
-
-
-@pytest.mark.parametrize(
-    "text", ["", "# only a remark\n", "sd15:\n", "sd15: {base: }\n", "sd15: {base: {model: /old}}"]
-)
-def test_enrolling_finds_its_place(elsewhere, folder, text):
-    local(text)
-    profiles.enrol("sd15", str(folder))
-    assert profiles.base("sd15") == folder
-    assert ("remark" in text) == ("# only a remark" in paths.LOCAL.read_text())
-
-
-@pytest.mark.parametrize("text", ["{}\n", "# mine\nnull\n", "---\n"])
-def test_enrolling_leaves_a_file_that_can_be_read(elsewhere, folder, text):
-    local(text)
-    profiles.enrol("sd15", str(folder))
-    assert settings.local() == {"sd15": {"base": {"model": str(folder)}}}
-    assert ("# mine" in text) == ("# mine" in paths.LOCAL.read_text())
-
-
-@pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000, "/" + "a" * 300])
-def test_a_name_that_no_folder_can_have_is_refused(elsewhere, name):
-    with pytest.raises((ValueError, FileNotFoundError), match=name[:20]):
-        profiles.enrol("sd15", name)
-    set_locally("smoke", "base.model", name)
-    if "~" in name:
-        assert "no such user's home" in settings.check()[0]
-    else:
-        with pytest.raises(FileNotFoundError, match="no base model for profile 'smoke'"):
-            profiles.base("smoke")
-        assert settings.check() == []
-
-
-def test_what_is_in_the_place_of_dvcs_files_is_replaced_or_refused_and_not_opened(elsewhere):
-    paths.PIPELINE.mkdir(parents=True)
-    os.mkfifo(paths.PIPELINE / "profiles.yaml")
-    with pytest.raises(ValueError, match=r"profiles.yaml: cannot be written \(no regular file is there\)"):
-        profiles.write_pipeline_files()
-    (paths.PIPELINE / "profiles.yaml").unlink()
-    (paths.PIPELINE / "settings.yaml").write_bytes(b"\xff\xfe")
-    assert len(profiles.write_pipeline_files()) == 2
-    assert profiles.write_pipeline_files() == []
-    assert YAML(typ="safe").load(paths.PIPELINE / "settings.yaml") == YAML(typ="safe").load(paths.PARAMS)
-
-
-@pytest.mark.parametrize("name", ["with: colon", "# hash", "it's", '"quoted"', "$(touch x)", "ünïcode", "{a: b}"])
-def test_a_base_may_lie_in_a_folder_of_any_name(elsewhere, folder, name):
-    odd = folder.rename(folder.parent / name)
-    profiles.enrol("sd15", str(odd))
-    assert profiles.base("sd15") == odd
-    profiles.write_pipeline_files()
-    assert YAML(typ="safe").load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"]["base"] == str(odd)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        None,
-        "/no/such/folder",
-        "not-a-hub-id",
-        "../up/down",
-        "a/b/c",
-        "a/$(touch x)",
-        "owner/name; ls",
-        "--x/y",
-        "a/b\n",
-    ],
-)
-def test_a_missing_base_is_named_and_changes_nothing(elsewhere, source):
-    with pytest.raises(FileNotFoundError, match=r"BASE=") as refused:
-        profiles.enrol("sd15", source)
-    assert source is None or source.strip() in str(refused.value)
-    assert [path.name for path in elsewhere.iterdir()] == ["params.yaml"]
-
-
-def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
-        profiles.enrol("sd15", str(tmp_path))
-    assert not paths.LOCAL.exists()
-
-
-def test_a_file_is_no_base(elsewhere, tmp_path):
-    (tmp_path / "realistic.safetensors").touch()
-    with pytest.raises(ValueError, match=r"realistic\.safetensors' is a file, expected a folder: .*from_single_file"):
-        profiles.enrol("sd15", str(tmp_path / "realistic.safetensors"))
-
-
-def test_a_profile_keeps_the_base_that_params_gives_it(elsewhere, folder):
-    with pytest.raises(ValueError, match=r"profile 'pocket' runs on data/base/pocket, as params\.yaml says"):
-        profiles.enrol("pocket", str(folder))
-    assert not paths.LOCAL.exists()
-
-
-def test_own_people_are_listed_by_their_files_which_are_not_opened(elsewhere):
-    ann = elsewhere / "people/ann"
-    ann.mkdir(parents=True)
-    (ann / "1.png").write_bytes(b"12345")
-    os.mkfifo(ann / "pipe.png")
-    set_locally("smoke", "people.sets", {"source": "people", "labels": "labels.csv"})
-    before = profiles.sources()
-    assert before["pocket"] == "rendered\n" and "ann/1.png" in before["smoke"]
-    (ann / "1.png").write_bytes(b"123456")
-    changed = profiles.sources()["smoke"]
-    (elsewhere / "labels.csv").write_text("id,Male\nann,0\n")
-    assert len({before["smoke"], changed, profiles.sources()["smoke"]}) == 3
-    for sections in ("[1]", "{people: 3}", "{people: {sets: {source: [1]}}}"):  # `check` says what is wrong with these
-        local(f"smoke: {sections}")
-        profiles.sources()
-
-
-def test_metrics_leave_out_what_is_not_finite_and_say_so(elsewhere, capsys, unchecked):
-    Artefacts("smoke").record("space", {"auc": 0.12345, "spread": math.nan, "odds": math.inf, "people": 3})
-    assert json.loads(paths.metrics("smoke", "space").read_text()) == {"auc": 0.1235, "people": 3.0}
-    assert "odds, spread" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="metrics of stage 'space': auc is 'high', expected a number"):
-        Artefacts("smoke").record("space", {"auc": "high"})
-    with pytest.raises(ValueError, match="stage 'spaces'"):
-        Artefacts("smoke").record("spaces", {"auc": 1.0})
-
-
-def test_metrics_and_splits_that_are_none_are_refused(unchecked):
-    for numbers in ({"auc": 10**400}, [1.0]):
-        with pytest.raises(ValueError, match="metrics of stage 'space'"):
-            Artefacts("smoke").record("space", numbers)
-    with pytest.raises(ValueError, match="no split 'trian', did you mean 'train'"):
-        Artefacts("smoke").people("trian")
-    for name in (None, 5):
-        with pytest.raises(ValueError, match="no name of a profile"):
-            Artefacts(name)
-
-
-def test_what_is_not_made_yet_is_named_with_the_command_that_makes_it(elsewhere):
-    nothing = Artefacts("smoke")
-    makers = [lambda: nothing.people("train"), lambda: nothing.dataset("heldout"), lambda: nothing.space]
-    for open_it in [*makers, lambda: nothing.directions]:
-        with pytest.raises(FileNotFoundError, match=r"outputs/smoke/.*run `make reproduce PROFILE=smoke`"):
-            open_it()
-    with pytest.raises(ValueError, match="unknown profile"):
-        Artefacts("smok")
 
 
 @pytest.mark.slow

@@ -1,0 +1,147 @@
+"""Which profiles take part, and what is recorded of their bases."""
+
+import os
+
+import pytest
+from own_settings import SHIPPED, local, set_locally
+from ruamel.yaml import YAML
+
+from w2w_lib.workbook import paths, profiles, settings
+
+
+def test_dvc_gets_the_profiles_that_have_a_base(elsewhere, pipeline_folder):
+    yaml = YAML(typ="safe")
+    local("smoke: {space: {seed: 7}}")
+    assert len(profiles.write_pipeline_files()) == 2
+    written = yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]
+    assert written == {name: {"base": "data/base/pocket"} for name in ("smoke", "pocket")}
+    merged = yaml.load(paths.PIPELINE / "settings.yaml")
+    assert merged["smoke"]["space"]["seed"] == 7 and set(merged) == set(SHIPPED)
+    assert merged["pocket"] == yaml.load(paths.PARAMS)["pocket"]
+    before = (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns
+    assert profiles.write_pipeline_files() == []
+    assert (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns == before
+    profiles.enrol("sd15", str(pipeline_folder))
+    profiles.write_pipeline_files()
+    assert yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"] == {"base": str(pipeline_folder)}
+
+
+def test_enrolling_keeps_params_and_what_stands_in_local(elsewhere, pipeline_folder):
+    params = paths.PARAMS.read_text()
+    local("# mine\nsmoke: {space: {seed: 7}} # a try\n")
+    profiles.enrol("sd15", str(pipeline_folder))
+    assert profiles.base("sd15") == pipeline_folder
+    after = paths.LOCAL.read_text()
+    assert after.startswith("# mine\nsmoke: {space: {seed: 7}} # a try\n")
+    assert YAML(typ="safe").load(after)["sd15"] == {"base": {"model": str(pipeline_folder)}}
+    profiles.enrol("sd15")
+    profiles.enrol("sd15", str(pipeline_folder))
+    assert paths.LOCAL.read_text() == after and paths.PARAMS.read_text() == params
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# only a remark\n", "sd15:\n", "sd15: {base: }\n", "sd15: {base: {model: /old}}"]
+)
+def test_enrolling_finds_its_place(elsewhere, pipeline_folder, text):
+    local(text)
+    profiles.enrol("sd15", str(pipeline_folder))
+    assert profiles.base("sd15") == pipeline_folder
+    assert ("remark" in text) == ("# only a remark" in paths.LOCAL.read_text())
+
+
+@pytest.mark.parametrize("text", ["{}\n", "# mine\nnull\n", "---\n"])
+def test_enrolling_leaves_a_file_that_can_be_read(elsewhere, pipeline_folder, text):
+    local(text)
+    profiles.enrol("sd15", str(pipeline_folder))
+    assert settings.local() == {"sd15": {"base": {"model": str(pipeline_folder)}}}
+    assert ("# mine" in text) == ("# mine" in paths.LOCAL.read_text())
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000, "/" + "a" * 300])
+def test_a_name_that_no_folder_can_have_is_refused(elsewhere, name):
+    with pytest.raises((ValueError, FileNotFoundError), match=name[:20]):
+        profiles.enrol("sd15", name)
+    set_locally("smoke", "base.model", name)
+    if "~" in name:
+        assert "no such user's home" in settings.check()[0]
+    else:
+        with pytest.raises(FileNotFoundError, match="no base model for profile 'smoke'"):
+            profiles.base("smoke")
+        assert settings.check() == []
+
+
+def test_what_is_in_the_place_of_dvcs_files_is_replaced_or_refused_and_not_opened(elsewhere):
+    paths.PIPELINE.mkdir(parents=True)
+    os.mkfifo(paths.PIPELINE / "profiles.yaml")
+    with pytest.raises(ValueError, match=r"profiles.yaml: cannot be written \(no regular file is there\)"):
+        profiles.write_pipeline_files()
+    (paths.PIPELINE / "profiles.yaml").unlink()
+    (paths.PIPELINE / "settings.yaml").write_bytes(b"\xff\xfe")
+    assert len(profiles.write_pipeline_files()) == 2
+    assert profiles.write_pipeline_files() == []
+    assert YAML(typ="safe").load(paths.PIPELINE / "settings.yaml") == YAML(typ="safe").load(paths.PARAMS)
+
+
+@pytest.mark.parametrize("name", ["with: colon", "# hash", "it's", '"quoted"', "$(touch x)", "ünïcode", "{a: b}"])
+def test_a_base_may_lie_in_a_folder_of_any_name(elsewhere, pipeline_folder, name):
+    odd = pipeline_folder.rename(pipeline_folder.parent / name)
+    profiles.enrol("sd15", str(odd))
+    assert profiles.base("sd15") == odd
+    profiles.write_pipeline_files()
+    assert YAML(typ="safe").load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"]["base"] == str(odd)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        None,
+        "/no/such/folder",
+        "not-a-hub-id",
+        "../up/down",
+        "a/b/c",
+        "a/$(touch x)",
+        "owner/name; ls",
+        "--x/y",
+        "a/b\n",
+    ],
+)
+def test_a_missing_base_is_named_and_changes_nothing(elsewhere, source):
+    with pytest.raises(FileNotFoundError, match=r"BASE=") as refused:
+        profiles.enrol("sd15", source)
+    assert source is None or source.strip() in str(refused.value)
+    assert [path.name for path in elsewhere.iterdir()] == ["params.yaml"]
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
+        profiles.enrol("sd15", str(tmp_path))
+    assert not paths.LOCAL.exists()
+
+
+def test_a_file_is_no_base(elsewhere, tmp_path):
+    (tmp_path / "realistic.safetensors").touch()
+    with pytest.raises(ValueError, match=r"realistic\.safetensors' is a file, expected a folder: .*from_single_file"):
+        profiles.enrol("sd15", str(tmp_path / "realistic.safetensors"))
+
+
+def test_a_profile_keeps_the_base_that_params_gives_it(elsewhere, pipeline_folder):
+    with pytest.raises(ValueError, match=r"profile 'pocket' runs on data/base/pocket, as params\.yaml says"):
+        profiles.enrol("pocket", str(pipeline_folder))
+    assert not paths.LOCAL.exists()
+
+
+def test_own_people_are_listed_by_their_files_which_are_not_opened(elsewhere):
+    ann = elsewhere / "people/ann"
+    ann.mkdir(parents=True)
+    (ann / "1.png").write_bytes(b"12345")
+    os.mkfifo(ann / "pipe.png")
+    set_locally("smoke", "people.sets", {"source": "people", "labels": "labels.csv"})
+    before = profiles.sources()
+    assert before["pocket"] == "rendered\n" and "ann/1.png" in before["smoke"]
+    (ann / "1.png").write_bytes(b"123456")
+    changed = profiles.sources()["smoke"]
+    (elsewhere / "labels.csv").write_text("id,Male\nann,0\n")
+    assert len({before["smoke"], changed, profiles.sources()["smoke"]}) == 3
+    for sections in ("[1]", "{people: 3}", "{people: {sets: {source: [1]}}}"):  # `check` says what is wrong with these
+        local(f"smoke: {sections}")
+        profiles.sources()
