@@ -86,6 +86,16 @@ def test_a_shell_that_typed_the_command_may_end(tmp_path):
         assert gone(processes)
 
 
+@pytest.mark.slow
+def test_a_program_without_an_environment_ends_with_the_one_that_started_it():
+    script = SCRIPT.replace("start_new_session=True).pid", "start_new_session=True, env={}).pid")
+    with start(sys.executable, "-c", script) as run:
+        processes, _ = started(run)
+        assert processes[1].environ() == {}
+        run.stdin.close()
+        assert gone(processes)
+
+
 def test_a_run_within_a_run_is_part_of_it(monkeypatch):
     monkeypatch.setenv(lifetime.MARK, "outer")
     before = dict(os.environ)

@@ -18,6 +18,7 @@ POLL = 0.5  # seconds between two looks at the programs that a run depends on
 STARTERS = {"make", "gmake", "uv", "dvc", "w2w"}
 SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
 ROUNDS = 20  # of looking for processes that were started while others were ended
+SETTLE = 0.2  # seconds until a process that is just being started shows its environment
 
 
 @contextmanager
@@ -68,15 +69,23 @@ def starters() -> list[psutil.Process]:
 
 
 def end(mark: str) -> None:
-    """Kill every process that has this mark in its environment, but for this one."""
+    """Kill every process that has this mark in its environment, and what these started, but for this process.
+
+    While Linux loads a program its environment reads as empty: one that was just started is found as another's child,
+    or when everything is looked at once more.
+    """
+    clean = False
     for _ in range(ROUNDS):
         marked = [process for process in psutil.process_iter() if _has(process, mark)]
-        if not marked:
+        if not marked and clean:
             return
-        for process in marked:
+        clean = not marked
+        family = [*marked, *(child for process in marked for child in _descendants(process))]
+        for process in family:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(marked, timeout=2)
+        psutil.wait_procs(family, timeout=2)
+        time.sleep(SETTLE)
 
 
 def _kind(process: psutil.Process) -> str | None:
@@ -98,6 +107,12 @@ def _has(process: psutil.Process, mark: str) -> bool:
     with suppress(psutil.Error, OSError):
         return process.pid != os.getpid() and process.environ().get(MARK) == mark
     return False
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return process.children(recursive=True)
+    return []
 
 
 def _alive(process: psutil.Process) -> bool:
