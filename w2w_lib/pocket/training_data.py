@@ -108,13 +108,13 @@ def prepare_data(recipe: BaseRecipe, work: Path, compiled: bool = False) -> Base
         pixels = _render(recipe, work)
         order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))
         fitted = pixels[order[:CODEC_IMAGES]]
-        codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels)
+        codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels, recipe.patch)
         with torch.no_grad():
             latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
         codec_weights = {f"codec.{k}": v for k, v in codec.state_dict().items()}
         save_tensors({"latents": latents, **_caption(recipe), **codec_weights}, cache)
     stored = load_file(cache)
-    codec = PatchCodec(latent_channels=recipe.latent_channels)
+    codec = PatchCodec(latent_channels=recipe.latent_channels, patch=recipe.patch)
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
     held_out = min(64, recipe.people // 4) * recipe.views
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}

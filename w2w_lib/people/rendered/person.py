@@ -4,13 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from w2w_lib.inputs import whole_number
 
 from .maths import stable_rng
 
-TRAIT_SPREAD = 0.5  # standard deviation of the normal distribution that traits are drawn from, cut at its second
+ORDINARY, MARKED, SPREAD = (
+    0.5,
+    0.65,
+    0.16,
+)  # half the people have an average trait, the others a marked one, each +- SPREAD
 LABEL_THRESHOLD = 0.25  # a trait above it is called "big", "high", "bushy" ...
 YOUNG_BELOW = 45.0  # years
 PALE_BELOW = 1.0  # of the skin tone, which runs from 0 (pale) to 5 (dark)
@@ -227,7 +230,8 @@ def sample_person(split: str, index: int) -> Person:
     african, asian, european = rng.dirichlet([0.5, 0.4, 0.75])
     skin_tone = float(np.clip(african * 4.9 + asian * 2.2 + european * 0.6 + rng.normal(0, 0.5), 0, 5))
     shift = 1 if male else -1
-    drawn = _truncated_normal(rng, len(TRAITS))
+    marked = rng.choice([0.0, -MARKED, MARKED], len(TRAITS), p=[ORDINARY, (1 - ORDINARY) / 2, (1 - ORDINARY) / 2])
+    drawn = marked + rng.normal(0, SPREAD, len(TRAITS))
     traits = {
         name: float(np.clip(value + shift * MALE_SHIFT.get(name, 0.0), -1, 1))
         for name, value in zip(TRAITS, drawn, strict=True)
@@ -276,12 +280,6 @@ def sample_person(split: str, index: int) -> Person:
             ),
         ),
     )
-
-
-def _truncated_normal(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Normal numbers of standard deviation TRAIT_SPREAD, none beyond -1 and 1."""
-    beyond = ndtr(-1 / TRAIT_SPREAD)
-    return TRAIT_SPREAD * ndtri(beyond + (1 - 2 * beyond) * rng.random(count))
 
 
 def _choose(rng: np.random.Generator, odds: dict[str, float]) -> str:

@@ -7,7 +7,8 @@ from .maths import stable_rng
 from .person import Person
 from .view import View
 
-EXPRESSED = 0.6  # of a trait's amounts below, which lie at the edge of the natural
+EXPRESSED = 0.65  # of a trait's amounts below, which lie at the edge of the natural ...
+SUBTLE = {"nose_point": 1.3, "eye_openness": 0.95, "nose_size": 0.8, "lip_fullness": 0.85}  # ... but of these so much
 QUIET = 0.1  # standard deviation of the sliders that no trait names
 ASYMMETRY = 0.04
 
@@ -49,8 +50,9 @@ def resting_head(anatomy: Anatomy, person: Person) -> np.ndarray:
         lopsided[name] = float(np.clip(rng.normal(0, ASYMMETRY), -0.12, 0.12))
     named = {name: 0.0 for sliders in TRAIT_SLIDERS.values() for name in sliders}
     for trait, sliders in TRAIT_SLIDERS.items():
+        value = SUBTLE.get(trait, EXPRESSED) * getattr(person.traits, trait)
         for name, amount in sliders.items():
-            named[name] += EXPRESSED * amount * getattr(person.traits, trait)
+            named[name] += amount * value
     values = {**unnamed, **{name: float(np.clip(v, -2, 2)) for name, v in named.items()}}
     values["neck-double-incr"] = max(0.0, 0.6 * person.traits.fat)
     values["eye-bag-incr"] = 0.5 * person.eye_bags
