@@ -22,7 +22,7 @@ from w2w_lib.inputs import described, instance, some, whole_number
 from w2w_lib.models.images import to_pixels
 from w2w_lib.people.people_set import People
 
-SIZE = 64  # pixels; larger pictures are averaged down
+SIZE = 128  # pixels; larger pictures are averaged down
 BATCH = 256
 LARGEST_SEED = 2**63 - 1  # PyTorch's
 EXPECTED = "an attribute classifier"
@@ -40,23 +40,28 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _small(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 64 64"]:
+def _small(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 128 128"]:
     pixels = to_pixels(images)
     return pixels if pixels.shape[-1] == SIZE else F.interpolate(pixels, (SIZE, SIZE), mode="area")
 
 
 class AttributeClassifier(nn.Module):
-    """A small convolutional network from 64x64 pictures to one logit for each attribute."""
+    """A small convolutional network from 128x128 pictures to one logit for each attribute."""
 
     def __init__(self, attributes: tuple[str, ...]):
         super().__init__()
         self.attributes = attributes = attribute_names(attributes)
         self.net = nn.Sequential(
-            _block(3, 32), _block(32, 64), _block(64, 96), _block(96, 160), nn.Flatten(), nn.Dropout(0.3)
+            nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            *(_block(16, 32), _block(32, 64), _block(64, 96), _block(96, 160)),
+            nn.Flatten(),
+            nn.Dropout(0.3),
         )
         self.head = nn.Linear(160 * 16, len(attributes))
 
-    def forward(self, pixels: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch attributes"]:
+    def forward(self, pixels: Float[Tensor, "batch 3 128 128"]) -> Float[Tensor, "batch attributes"]:
         return self.head(self.net(pixels))
 
     @torch.no_grad()

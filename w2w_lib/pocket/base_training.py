@@ -57,7 +57,7 @@ class BaseTrainer:
         return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon (Jordan et al. 2024) for matrices and kernels between the first and the last layer, AdamW for the rest."""
+        """Muon (Jordan et al. 2024) for matrices and kernels within the UNet, AdamW for its two ends and the rest."""
         recipe, rest, matrices = self.recipe, [], []
         for (name, parameter), master in zip(self.unet.named_parameters(), self.masters, strict=True):
             if parameter.ndim < 2 or name.startswith(("conv_in", "conv_out")):
