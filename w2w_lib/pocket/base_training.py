@@ -19,10 +19,11 @@ from w2w_lib.files.atomic import replacing, write_text
 from w2w_lib.files.regular import regular_file
 from w2w_lib.people.rendered.captions import VOCABULARY
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.pocket.codec import PatchCodec
 from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.pocket.text_training import end_positions, train_text_encoder
-from w2w_lib.pocket.training_data import BaseData, prepare_data
+from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec
 from w2w_lib.training import compilation
 
 
@@ -188,13 +189,13 @@ class BaseTrainer:
         self.step, self.log = state["step"], state["log"]
         return True
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """The model with its averaged weights, as a pipeline in fp32 on the CPU."""
+    def pipeline(self, codec: PatchCodec) -> StableDiffusionPipeline:
+        """The model with its averaged weights and this codec, as a pipeline in fp32 on the CPU."""
         unet = self._new_unet()
         with torch.no_grad():
             torch._foreach_copy_([*unet.parameters()], [average.cpu() for average in self.ema.shadow_params])
         return StableDiffusionPipeline(
-            vae=self.data.codec,
+            vae=codec,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=unet.eval(),
@@ -266,7 +267,9 @@ def train_base(
         return _finished(recipe, out)
     _begin(recipe, work)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = BaseTrainer(recipe, prepare_data(recipe, work, compiled), work, device, compiled)
+    data = prepare_data(recipe, work)
+    codec = refined_codec(recipe, data, work, compiled)
+    trainer = BaseTrainer(recipe, data, work, device, compiled)
     trainer.load_checkpoint()
     recent = []
     bar = tqdm(total=recipe.steps, initial=trainer.step, desc="train base", unit="step", mininterval=10)
@@ -280,6 +283,6 @@ def train_base(
             recent.clear()
             trainer.save_checkpoint()
     bar.close()
-    trainer.pipeline().to(dtype=torch.float16).save_pretrained(out)
+    trainer.pipeline(codec).to(dtype=torch.float16).save_pretrained(out)
     write_text(json.dumps({"recipe": asdict(recipe), "log": trainer.log}, indent=1), out / "training.json")
     return trainer.log

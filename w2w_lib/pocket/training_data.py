@@ -78,31 +78,8 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     }
 
 
-def _refined(codec: PatchCodec, recipe: BaseRecipe, images, latents: Tensor, work: Path, compiled: bool) -> PatchCodec:
-    kept = work / "refiner.safetensors"
-    if not kept.exists():
-        trained = refine_codec(
-            codec,
-            images,
-            latents,
-            work,
-            channels=recipe.refiner_channels,
-            steps=recipe.refine_steps,
-            batch_size=recipe.refine_batch_size,
-            learning_rate=recipe.refine_learning_rate,
-            noise=recipe.refine_noise,
-            weight=recipe.face_weight,
-            seed=recipe.seed,
-            compiled=compiled,
-        )
-        save_tensors(trained.state_dict(), kept)
-    refined = PatchCodec(**{**codec.config, "refiner_channels": recipe.refiner_channels})
-    refined.load_state_dict(load_file(kept))
-    return refined.requires_grad_(False).eval()
-
-
-def prepare_data(recipe: BaseRecipe, work: Path, compiled: bool = False) -> BaseData:
-    """Render the base's people, fit the codec on them, encode and caption every view; cached in ``work``."""
+def prepare_data(recipe: BaseRecipe, work: Path) -> BaseData:
+    """Render the base's people, fit the linear codec on them, encode and caption every view; cached in ``work``."""
     cache = work / "data.safetensors"
     if not cache.exists():
         pixels = _render(recipe, work)
@@ -118,6 +95,29 @@ def prepare_data(recipe: BaseRecipe, work: Path, compiled: bool = False) -> Base
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
     held_out = min(64, recipe.people // 4) * recipe.views
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
-    seen = slice(None, -held_out)
-    codec = _refined(codec, recipe, _render(recipe, work)[seen], stored["latents"][seen], work, compiled)
     return BaseData(**kept, codec=codec, held_out=held_out)
+
+
+def refined_codec(recipe: BaseRecipe, data: BaseData, work: Path, compiled: bool = False) -> PatchCodec:
+    """The codec with its refiner, trained on the pictures of ``data``; kept in ``work``."""
+    kept = work / "refiner.safetensors"
+    if not kept.exists():
+        seen = slice(None, -data.held_out)
+        trained = refine_codec(
+            data.codec,
+            _render(recipe, work)[seen],
+            data.latents[seen],
+            work,
+            channels=recipe.refiner_channels,
+            steps=recipe.refine_steps,
+            batch_size=recipe.refine_batch_size,
+            learning_rate=recipe.refine_learning_rate,
+            noise=recipe.refine_noise,
+            weight=recipe.face_weight,
+            seed=recipe.seed,
+            compiled=compiled,
+        )
+        save_tensors(trained.state_dict(), kept)
+    refined = PatchCodec(**{**data.codec.config, "refiner_channels": recipe.refiner_channels})
+    refined.load_state_dict(load_file(kept))
+    return refined.requires_grad_(False).eval()
