@@ -33,7 +33,7 @@ def refine_codec(
     latents: Float[Tensor, "images channels cells cells"],
     work: Path,
     *,
-    channels: Sequence[int] = (256, 128, 64),
+    channels: Sequence[int] = (224, 128, 64),
     steps: int = 5000,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
