@@ -24,9 +24,9 @@ class BaseRecipe:
     image_size: Count = 128
     patch: Count = 16  # pixels a side of what one latent encodes
     latent_channels: Count = 32
-    refiner_channels: tuple[Count, Count] = (160, 96)  # of the decoder's network, at 1/8 and 1/4 of the picture's size
+    refiner_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (224, 128, 64)  # of the decoder, coarse to fine
     refine_steps: Count = 5000
-    refine_batch_size: Count = 64
+    refine_batch_size: Count = 32
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
