@@ -1,6 +1,6 @@
 """The recipe of the pocket base."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ class BaseRecipe:
     channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
     text_width: Count = 128
     text_layers: Count = 3
+    text_objective: Literal["contrastive", "planted"] = "contrastive"
     text_steps: Count = 6000
     text_batch_size: Count = 64
     text_learning_rate: Positive = 1.5e-3
