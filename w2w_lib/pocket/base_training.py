@@ -22,7 +22,8 @@ from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet,
 from w2w_lib.pocket.codec import PatchCodec
 from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.text_training import end_positions, train_text_encoder
+from w2w_lib.pocket.text_states import end_positions
+from w2w_lib.pocket.text_training import train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec
 from w2w_lib.training import compilation
 

@@ -33,8 +33,8 @@ class BaseRecipe:
     text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
     text_width: Count = 128
     text_layers: Count = 3
-    text_steps: Count = 6000
-    text_batch_size: Count = 64
+    text_steps: Count = 1500
+    text_batch_size: Count = 512
     text_learning_rate: Positive = 1.5e-3
     captions_per_view: Count = 4
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance

@@ -1,0 +1,90 @@
+"""A small CLIP (Radford et al. 2021): captions against the latents of the pictures that they describe.
+
+Nothing is said of attributes: a caption's embedding has to be nearer to its own picture's than to the other pictures'
+of the batch, and a picture's nearer to its own caption's.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+FIRST_TEMPERATURE, COLDEST = 0.07, 0.01  # Radford et al. 2021, section 2.5
+PICTURE_LAYERS, PICTURE_HEADS, PICTURE_PATCH = 3, 4, 2  # of the picture tower; a patch is so many latent cells wide
+LENGTH_GROUPS = 8  # a batch's captions are read in so many groups of like length: less padding
+
+
+def info_nce(text: Float[Tensor, "batch dims"], pictures: Float[Tensor, "batch dims"], scale) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy of telling partners by the cosines of their embeddings times ``scale``."""
+    logits = scale * F.normalize(text, dim=-1) @ F.normalize(pictures, dim=-1).T
+    own = torch.arange(len(logits))
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class SmallClip(nn.Module):
+    """A text tower, a picture tower on latents, their linear projections and a temperature."""
+
+    def __init__(self, text: CLIPTextModel, latent_channels: int, latent_size: int):
+        super().__init__()
+        width = text.config.hidden_size
+        config = CLIPVisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=PICTURE_LAYERS,
+            num_attention_heads=PICTURE_HEADS,
+            num_channels=latent_channels,
+            image_size=latent_size,
+            patch_size=PICTURE_PATCH,
+        )
+        self.text, self.pictures = text, CLIPVisionModel(config)
+        self.text_projection = nn.Linear(width, width, bias=False)
+        self.picture_projection = nn.Linear(width, width, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(FIRST_TEMPERATURE)))
+
+    def embed_captions(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch dims"]:
+        """Projected states at the captions' ends; what is after an end cannot change it and is not computed."""
+        lengths = 1 + (tokens == self.text.config.eos_token_id).int().argmax(1)
+        order = lengths.argsort()
+        ends = [
+            self.text(tokens[group, : lengths[group].max()].long()).pooler_output
+            for group in order.chunk(LENGTH_GROUPS)
+        ]
+        return self.text_projection(torch.cat(ends)[order.argsort()])
+
+    def embed_pictures(self, latents: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dims"]:
+        """Projected states of the picture tower."""
+        return self.picture_projection(self.pictures(latents).pooler_output)
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """The inverse temperature, clamped."""
+        return self.log_scale.clamp(max=-math.log(COLDEST)).exp()
+
+
+def contrastive_loss(
+    clip: SmallClip,
+    tokens: Int[Tensor, "images captions tokens"],
+    latents: Float[Tensor, "images channels height width"],
+) -> Callable[..., Tensor]:
+    """InfoNCE of the captions ``(rows, columns)`` against their pictures."""
+
+    def loss(rows: Int[Tensor, " batch"], columns: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        with torch.autocast("cpu", torch.bfloat16):
+            captions, pictures = clip.embed_captions(tokens[rows, columns]), clip.embed_pictures(latents[rows])
+        return info_nce(captions.float(), pictures.float(), clip.scale)
+
+    return loss
+
+
+@torch.no_grad()
+def retrieved(
+    clip: SmallClip, tokens: Int[Tensor, "pictures tokens"], latents: Float[Tensor, "pictures channels height width"]
+) -> float:
+    """Share of captions whose own picture is the nearest of all these pictures."""
+    captions, pictures = F.normalize(clip.embed_captions(tokens), dim=-1), clip.embed_pictures(latents)
+    nearest = (captions @ F.normalize(pictures, dim=-1).T).argmax(1)
+    return (nearest == torch.arange(len(tokens))).float().mean().item()
