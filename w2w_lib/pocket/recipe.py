@@ -24,7 +24,7 @@ class BaseRecipe:
     image_size: Count = 128
     patch: Count = 16  # pixels a side of what one latent encodes
     latent_channels: Count = 32
-    refiner_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (224, 128, 64)  # of the decoder, coarse to fine
+    refiner_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (224, 128, 64)  # coarse to fine
     refine_steps: Count = 5000
     refine_batch_size: Count = 32
     refine_learning_rate: Positive = 1e-3
@@ -33,7 +33,7 @@ class BaseRecipe:
     text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
     text_width: Count = 128
     text_layers: Count = 3
-    text_steps: Count = 1500
+    text_steps: Count = 800
     text_batch_size: Count = 512
     text_learning_rate: Positive = 1.5e-3
     captions_per_view: Count = 4
