@@ -35,7 +35,6 @@ class BaseTrainer:
         self.recipe, self.data, self.work, self.device = recipe, data, work, device
         self.tokenizer = build_tokenizer(VOCABULARY)
         self.text_encoder, self.text_read = train_text_encoder(recipe, data, work)
-        self.summaries = self._summaries()
         torch.manual_seed(recipe.seed)
         self.unet = self._new_unet()
         self.unet.set_attn_processor(AttnProcessor())
@@ -76,28 +75,20 @@ class BaseTrainer:
         ]
 
     @torch.no_grad()
-    def _summaries(self) -> Float[Tensor, "images captions width"]:
-        """The end-of-text state of every caption."""
-        parts = []
-        for tokens in tqdm(self.data.tokens.flatten(0, 1).split(512), desc="read captions"):
-            states = self._states(tokens)
-            parts.append(states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)].to(torch.bfloat16))
-        return torch.cat(parts).reshape(*self.data.tokens.shape[:2], -1)
-
-    @torch.no_grad()
     def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
         with torch.autocast("cpu", torch.bfloat16):
             return self.text_encoder(tokens.long()).last_hidden_state
 
     def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Float[Tensor, "batch tokens width"]:
-        """Text states of captions, or the end-of-text state alone: the whole caption in one vector.
+        """Text states of captions, or their last one alone, in which the encoder has seen all words.
 
-        A rank-1 adapter on keys and values shifts all positions alike, so the UNet must know how to read a person from
-        such a shift, not only from the words of a caption. To attend to one position is to attend to 77 equal ones.
+        To attend to one position is to attend to 77 equal ones.
         """
-        if summarised:
-            return self.summaries[rows, columns][:, None]
-        return self._states(self.data.tokens[rows, columns])
+        tokens = self.data.tokens[rows, columns]
+        states = self._states(tokens)
+        return (
+            states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)][:, None] if summarised else states
+        )
 
     def _loss(
         self, forward, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
