@@ -29,7 +29,7 @@ from w2w_lib.training import compilation
 
 
 class BaseTrainer:
-    """UNet in bf16 with fp32 master weights, Muon, EMA and checkpoints; the text encoder is frozen."""
+    """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; the text encoder is frozen."""
 
     def __init__(self, recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False):
         self.recipe, self.data, self.work, self.device = recipe, data, work, device
@@ -44,11 +44,14 @@ class BaseTrainer:
         self.forward = compilation.compiled(self.unet) if compiled else self.unet
         for master in self.masters:
             master.grad = torch.zeros_like(master)
-        self.optimizers = self._optimizers()
-        self.schedules = [
-            get_cosine_schedule_with_warmup(optimizer, recipe.warmup_steps, recipe.steps)
-            for optimizer in self.optimizers
-        ]
+        self.optimizer = torch.optim.AdamW(
+            self.masters,
+            recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
         self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
         self.weight = face_weight(*data.latents.shape[-2:], recipe.face_weight).to(device)
         self.step, self.log = 0, []
@@ -56,23 +59,6 @@ class BaseTrainer:
     def _new_unet(self) -> UNet2DConditionModel:
         recipe, size = self.recipe, self.data.latents.shape[-1]
         return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon (Jordan et al. 2024) for matrices and kernels within the UNet, AdamW for its two ends and the rest."""
-        recipe, rest, matrices = self.recipe, [], []
-        for (name, parameter), master in zip(self.unet.named_parameters(), self.masters, strict=True):
-            if parameter.ndim < 2 or name.startswith(("conv_in", "conv_out")):
-                rest.append(master)
-                continue
-            matrix = master.view(len(master), -1)  # the same numbers; a kernel's rows are its outputs
-            matrix.grad = master.grad.view(len(master), -1)
-            matrices.append(matrix)
-        return [
-            torch.optim.Muon(matrices, recipe.muon_learning_rate, recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(
-                rest, recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
-            ),
-        ]
 
     @torch.no_grad()
     def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
@@ -119,8 +105,8 @@ class BaseTrainer:
         parameters = [*self.unet.parameters()]
         torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in parameters])
         torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
-        for part in (*self.optimizers, *self.schedules):
-            part.step()
+        self.optimizer.step()
+        self.schedule.step()
         with torch.no_grad():
             torch._foreach_copy_(parameters, self.masters)
         for parameter in parameters:
@@ -154,8 +140,8 @@ class BaseTrainer:
     def save_checkpoint(self) -> None:
         state = {
             "masters": self.masters,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedules": [schedule.state_dict() for schedule in self.schedules],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
             "ema": [p.clone() for p in self.ema.shadow_params],
             "ema_steps": self.ema.optimization_step,
             "step": self.step,
@@ -174,9 +160,8 @@ class BaseTrainer:
             for target, source in ((self.masters, state["masters"]), (self.ema.shadow_params, state["ema"])):
                 torch._foreach_copy_(target, source)
             torch._foreach_copy_([*self.unet.parameters()], self.masters)
-        for kind in ("optimizers", "schedules"):
-            for part, saved in zip(getattr(self, kind), state[kind], strict=True):
-                part.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
         self.ema.optimization_step = state["ema_steps"]
         self.step, self.log = state["step"], state["log"]
         return True

@@ -33,7 +33,7 @@ class BaseRecipe:
     text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
     text_width: Count = 128
     text_layers: Count = 3
-    text_steps: Count = 800
+    text_steps: Count = 600
     text_batch_size: Count = 512
     text_learning_rate: Positive = 1.5e-3
     captions_per_view: Count = 4
@@ -43,8 +43,7 @@ class BaseRecipe:
     summary_share: Share = 0.7  # of batches that see of a caption its summary alone
     face_weight: Positive = 3.0  # of the loss where portraits have their face
     batch_size: Count = 64
-    learning_rate: Positive = 8e-4  # of AdamW, for biases, norms, the first and the last layer
-    muon_learning_rate: Positive = 8e-4  # for all other weights, on AdamW's scale
+    learning_rate: Positive = 8e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     weight_decay: Share = 0.01
     ema_decay: Share = 0.998
