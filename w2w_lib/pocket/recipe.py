@@ -39,8 +39,8 @@ class BaseRecipe:
     captions_per_view: Count = 4
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
-    steps: Count = 31500
-    summary_share: Share = 0.7  # of batches that see of a caption its summary alone
+    steps: Count = 16000
+    summary_share: Share = 0.0  # of batches that see of a caption its last state alone
     face_weight: Positive = 3.0  # of the loss where portraits have their face
     batch_size: Count = 64
     learning_rate: Positive = 8e-4
