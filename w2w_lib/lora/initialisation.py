@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.files.tensors import finite, floating
 from w2w_lib.inputs import known_seed, with_parts
 from w2w_lib.lora.batched import check_modules
 from w2w_lib.lora.layout import AdapterLayout
@@ -44,10 +44,9 @@ def shared_initialisation(
     check_modules(pipeline.unet, layout)
     if kind == "random":
         return layout.initial(seed)
-    expected = f"(pictures, {pipeline.unet.config.in_channels}, height, width)"
-    check_numbers("latents", latents, expected)
-    if latents.ndim != 4 or latents.shape[1] != pipeline.unet.config.in_channels or not min(latents.shape[2:]):
-        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected {expected}")
+    channels = pipeline.unet.config.in_channels
+    if floating("latents", latents).ndim != 4 or latents.shape[1] != channels or not min(latents.shape[2:]):
+        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected (pictures, {channels}, height, width)")
     if not len(latents) or not finite(latents):
         raise ValueError(f"initialisation {kind!r}: expected latents of class pictures, with finite numbers only")
     if narrow := [factor for factor in layout.factors if factor.is_down and factor.shape[1] < layout.rank]:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.files.tensors import finite, floating
 from w2w_lib.inputs import checked, described, known_seed, some, with_parts
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
@@ -132,8 +132,7 @@ def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, 
         if weights is None:
             continue
         expected = f"({count}, {layout.dimension}) numbers, an adapter of the layout for each picture"
-        check_numbers(name, weights, expected)
-        if weights.shape != (count, layout.dimension):
+        if floating(name, weights).shape != (count, layout.dimension):
             raise ValueError(f"{name} of shape {tuple(weights.shape)}: expected {expected}")
         if not finite(weights):
             bad = (~weights.isfinite().all(1)).nonzero().flatten().tolist()
