@@ -1,12 +1,13 @@
 """The sections of params.yaml as typed models: one for each stage, with the ranges of every setting."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from w2w_lib.inputs import Seed
+from w2w_lib.inputs import Seed, a_path
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
@@ -34,7 +35,7 @@ def _inside(path: Path) -> Path:
 def _located(recipe: PeopleRecipe) -> PeopleRecipe:
     """With paths that do not depend on where the process runs."""
     given = {name: path for name in ("source", "labels") if (path := getattr(recipe, name)) is not None}
-    return replace(recipe, **{name: paths.ROOT / paths.expanded(path) for name, path in given.items()})
+    return replace(recipe, **{name: paths.ROOT / a_path(path, "people's files") for name, path in given.items()})
 
 
 def _distinct(values: list) -> list:
@@ -53,7 +54,7 @@ Text = Annotated[str, BeforeValidator(_filled)]
 Prompts = Annotated[list[Text], Field(min_length=1)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
-Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
+Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(partial(a_path, expected="a base model"))]  # anywhere
 Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
 
 
