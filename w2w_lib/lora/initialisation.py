@@ -1,7 +1,5 @@
 """Where all adapters of a fleet start: one A for everybody, and B = 0, or the vectors would share no space."""
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
@@ -12,11 +10,10 @@ from w2w_lib.files.tensors import finite, floating
 from w2w_lib.inputs import known_seed, with_parts
 from w2w_lib.lora.batched import check_modules
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.lora.recipe import INITIALISATIONS
 from w2w_lib.models.denoising import stream
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 
-Initialisation = Literal["random", "variance", "contrast"]
-INITIALISATIONS = get_args(Initialisation)
 PICTURES = 16  # noisy pictures whose activations are measured
 NEGLIGIBLE = 1e-6  # share of a layer's mean input; a mean that cancels leaves 1e-16 of it
 

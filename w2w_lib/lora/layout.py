@@ -12,15 +12,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from w2w_lib.inputs import described, explain, finite_number, instance, known_seed, nearest, whole_number
+from w2w_lib.lora.recipe import TARGETS
 
 PEFT_PREFIX = "base_model.model."
 PEFT_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<letter>[AB])\.weight")
-
-# The paper's layers (Dravid et al. 2024, §4.1) and those of the authors' released weights.
-TARGETS = {
-    "paper": ("attn2.to_k", "attn2.to_v"),
-    "release": ("attn1.to_q", "attn1.to_v", "attn2.to_q", "attn2.to_v"),
-}
 
 
 @dataclass(frozen=True)

@@ -3,37 +3,22 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
-from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.tensors import finite, floating
-from w2w_lib.inputs import checked, described, known_seed, some, with_parts
+from w2w_lib.inputs import described, known_seed, some, with_parts
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
 from w2w_lib.models.prompts import check_prompts, encode_prompts
-
-TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
-
-
-@checked
-class Sampling:
-    """How pictures are sampled: DDIM steps, classifier-free guidance, and when the adapter comes in."""
-
-    steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 20
-    guidance: Annotated[float, Field(ge=0)] = 2.5  # up to 1: none
-    inject_below: Annotated[int, Field(ge=0, le=TIMESTEPS)] = (
-        TIMESTEPS  # the adapter acts on timesteps up to this one (Dravid et al. 2024, App. G: 700 to 1000)
-    )
-    batch_size: Annotated[int, Field(ge=1)] = 64
+from w2w_lib.models.recipe import Sampling
 
 
 def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float[Tensor, "batch channels height width"]:

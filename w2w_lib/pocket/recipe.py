@@ -11,6 +11,7 @@ CODEC_IMAGES = 6000  # that the codec is fitted on
 
 
 Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=16, multiple_of=16)]  # normalised in 16 groups
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -21,15 +22,18 @@ class BaseRecipe:
 
     people: Count = 20000
     views: Count = 3
-    image_size: Count = 64
+    image_size: Annotated[int, Field(ge=16, multiple_of=8)] = 64  # of patches of 8 pixels
     latent_channels: Count = 20
-    refiner_channels: tuple[Count, Count] = (160, 96)  # of the decoder's network, at 1/8 and 1/4 of the picture's size
+    refiner_channels: tuple[Channels, Channels] = (
+        160,
+        96,
+    )  # of the decoder's network, at 1/8 and 1/4 of the side
     refine_steps: Count = 5000
     refine_batch_size: Count = 64
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
-    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
-    text_width: Count = 128
+    channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (128, 192)
+    text_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # of 4 heads
     text_layers: Count = 3
     text_steps: Count = 6000
     text_batch_size: Count = 64

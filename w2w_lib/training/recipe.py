@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from w2w_lib.inputs import Seed, checked
-from w2w_lib.lora.initialisation import Initialisation
+from w2w_lib.lora.recipe import Initialisation
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]

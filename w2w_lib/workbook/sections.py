@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from w2w_lib.inputs import Seed, a_path
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.lora.recipe import TARGETS
+from w2w_lib.models.recipe import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.space.recipe import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 
@@ -55,7 +56,7 @@ Prompts = Annotated[list[Text], Field(min_length=1)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
 Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(partial(a_path, expected="a base model"))]  # anywhere
-Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
+Targets = Literal[tuple(TARGETS)]
 
 
 class Section(BaseModel):
