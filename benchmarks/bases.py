@@ -26,6 +26,7 @@ from w2w_lib.models.sampling import generate
 from w2w_lib.people.people_set import People
 from w2w_lib.training.fleet import Fleet
 from w2w_lib.workbook.artefacts import Artefacts
+from w2w_lib.workbook.lifetime import ends_together
 from w2w_lib.workbook.sections import Finetune
 from w2w_lib.workbook.settings import load
 
@@ -52,6 +53,7 @@ def likeness(base: str, settings: Finetune, people: People) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+@ends_together()
 def main(
     bases: Annotated[list[str], typer.Argument(help="Folders of base models.")],
     profile: Annotated[str, typer.Option(help="Whose settings and held-out people.")] = "pocket",

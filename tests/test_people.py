@@ -151,7 +151,7 @@ def test_people_without_labels_come_back(tmp_path):
 
 def test_a_set_has_a_folder_and_comes_from_a_source(tmp_path, unchecked):
     (tmp_path / "file").write_text("mine")
-    for path, said in (("file", "a file has this place"), ("file/set", "a file has this place"), ("\0", "is no path")):
+    for path, said in (("file", "cannot be made"), ("file/set", "cannot be made"), ("\0", "is no path")):
         with pytest.raises(ValueError, match=said):
             people().save(tmp_path / path)
     for wrong in (None, b"set", np.zeros((99, 99)), "~nobody-of-this-name/set"):

@@ -137,7 +137,7 @@ TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
         (lambda: plots.image_grid(PICTURES[0]), r"shape \(2, 4, 4, 3\)"),
         (lambda: plots.image_grid(PICTURES[:, :0]), "expected at least one"),
         (lambda: plots.image_grid([[PICTURES[0, 0], PICTURES[0, 0, :2]]]), "no array"),
-        (lambda: plots.image_grid(PICTURES, "ab"), "columns 'ab': expected a list"),
+        (lambda: plots.image_grid(PICTURES, "ab"), "columns: expected a list, found 'ab'"),
         (lambda: plots.histogram(np.ones(5)), "expected at least two that differ"),
         (lambda: plots.histogram(np.array([1.0, math.nan])), "values: holds NaN"),
         (lambda: plots.joint(np.ones(3), np.ones(2), "x", "y"), r"y of shape \(2,\): expected \(3,\)"),
@@ -145,7 +145,7 @@ TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
         (lambda: plots.matrix(TABLE * math.inf), "table: holds infinity"),
         (lambda: plots.matrix(TABLE, limit=-1.0), "limit: expected .* above 0"),
         (lambda: plots.paired_bars(TABLE.astype(str) + "x", "x"), "expected numbers alone"),
-        (lambda: plots.paired_bars(TABLE, "x", "a"), "controls 'a': expected a list"),
+        (lambda: plots.paired_bars(TABLE, "x", "a"), "controls: expected a list, found 'a'"),
         (lambda: plots.curves([1, 2], {"a": [1, 2, 3]}, "x", "y"), "line 'a' of shape .* to go with the others"),
         (lambda: plots.curves([1], {"a": torch.ones(1, requires_grad=True)}, "x", "y"), "line 'a': no array"),
         (lambda: plots.sigmas([math.nan]), "strengths: holds NaN"),
@@ -174,7 +174,12 @@ def test_session_and_edits_of_other_types_are_refused(session, weights, unchecke
     for edits in ({"first": 1.0}, [["first"]]):
         with pytest.raises(ValueError, match="expected a list of strengths by attribute"):
             edited_images(session, "ann", edits, "sks person", 0)
-    with pytest.raises(ValueError, match="attributes 'first': expected a list"):
+    with pytest.raises(ValueError, match="attributes: expected a list, found 'first'"):
         edit_strips(session, "ann", "first", [1.0], "sks person", 0)
     with pytest.raises(ValueError, match="expected an EditSession"):
         panel(vars(session), "sks person")
+
+
+def test_a_table_has_no_negative_zero():
+    ax = plots.matrix(pd.DataFrame([[-0.04, -0.06]], ["x"], ["a", "b"]))
+    assert [text.get_text() for text in ax.texts] == ["0.0", "-0.1"]

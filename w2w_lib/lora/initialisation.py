@@ -1,22 +1,19 @@
 """Where all adapters of a fleet start: one A for everybody, and B = 0, or the vectors would share no space."""
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.files.tensors import check_numbers, finite
-from w2w_lib.inputs import whole_number, with_parts
+from w2w_lib.files.tensors import finite, floating
+from w2w_lib.inputs import known_seed, with_parts
 from w2w_lib.lora.batched import check_modules
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.lora.recipe import INITIALISATIONS
 from w2w_lib.models.denoising import stream
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 
-Initialisation = Literal["random", "variance", "contrast"]
-INITIALISATIONS = get_args(Initialisation)
 PICTURES = 16  # noisy pictures whose activations are measured
 NEGLIGIBLE = 1e-6  # share of a layer's mean input; a mean that cancels leaves 1e-16 of it
 
@@ -39,15 +36,14 @@ def shared_initialisation(
     """
     if kind not in INITIALISATIONS:
         raise ValueError(f"initialisation {kind!r}: expected one of {', '.join(INITIALISATIONS)}")
-    seed = whole_number("seed", seed, least=0)
+    seed = known_seed(seed)
     with_parts(pipeline, "unet", "text_encoder", "tokenizer", "scheduler")
     check_modules(pipeline.unet, layout)
     if kind == "random":
         return layout.initial(seed)
-    expected = f"(pictures, {pipeline.unet.config.in_channels}, height, width)"
-    check_numbers("latents", latents, expected)
-    if latents.ndim != 4 or latents.shape[1] != pipeline.unet.config.in_channels or not min(latents.shape[2:]):
-        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected {expected}")
+    channels = pipeline.unet.config.in_channels
+    if floating("latents", latents).ndim != 4 or latents.shape[1] != channels or not min(latents.shape[2:]):
+        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected (pictures, {channels}, height, width)")
     if not len(latents) or not finite(latents):
         raise ValueError(f"initialisation {kind!r}: expected latents of class pictures, with finite numbers only")
     if narrow := [factor for factor in layout.factors if factor.is_down and factor.shape[1] < layout.rank]:

@@ -8,17 +8,16 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from w2w_lib.inputs import whole_number
+from w2w_lib.inputs import known_seed, whole_number
 from w2w_lib.models.schedule import check_timesteps, prediction_type, timestep_range
 
 
 def stream(seed: int, identity: str) -> torch.Generator:
     """The random stream of one identity: whoever shares the batch, its draws are the same.
 
-    ValueError for a seed that is no whole number of at least 0.
+    ValueError for a seed that is none.
     """
-    seed = whole_number("seed", seed, least=0)
-    digest = hashlib.sha256(f"{seed}:{identity}".encode(errors="surrogateescape")).digest()
+    digest = hashlib.sha256(f"{known_seed(seed)}:{identity}".encode(errors="surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

@@ -10,9 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from w2w_lib.inputs import described, with_parts
-
-IDENTIFIER = "sks"  # the word that stands for the person; it means nothing to the base (Ruiz et al. 2023)
-
+from w2w_lib.models.recipe import IDENTIFIER
 
 INSTANCE_PROMPT = f"{IDENTIFIER} person"
 

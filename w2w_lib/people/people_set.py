@@ -15,8 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.atomic import replacing
-from w2w_lib.files.folders import make_folder
+from w2w_lib.files.atomic import make_folder, replacing
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tables import read_parquet
 from w2w_lib.inputs import a_path, instance, some, whole_number
@@ -119,7 +118,7 @@ class People:
 
     def save(self, folder: str | Path) -> None:
         """Write the set as a folder, complete or not at all: where writing fails, an earlier set stays."""
-        make_folder(folder := a_path(folder, _EXPECTED))
+        folder = make_folder(a_path(folder, _EXPECTED))
         with ExitStack() as files:  # the labels, entered first, are put in their place last
             names = ("labels.parquet", "pictures.parquet", "images.npy")
             labels, pictures, images = (files.enter_context(replacing(folder / name)) for name in names)

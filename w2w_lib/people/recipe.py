@@ -2,14 +2,15 @@
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from w2w_lib.inputs import checked, nearest
-from w2w_lib.people.folders import FolderSource
-from w2w_lib.people.people_set import People
 from w2w_lib.people.pictures import SIZES
+
+if TYPE_CHECKING:
+    from w2w_lib.people.people_set import People
 
 SPLITS = ("train", "heldout")
 
@@ -46,12 +47,15 @@ class PeopleRecipe:
             raise ValueError("labels without a source: rendered people have their own; name the source, or no labels")
         return self
 
-    def load(self, split: str) -> People:
+    def load(self, split: str) -> "People":
         """People of one split, ``train`` or ``heldout``.
 
         Which of a source's identities are held out is drawn by their names: where a folder is added, the others stay
         where they were, but for one at most. ValueError where too few are left to train on.
         """
+        from w2w_lib.people.folders import FolderSource
+        from w2w_lib.people.people_set import People  # imports diffusers, seconds that settings do not need
+
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}{nearest(str(split), SPLITS)}")
         if self.source is None:

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from w2w_lib.inputs import checked
+from w2w_lib.inputs import Seed, checked
 
 SPLIT = "base"  # the identities of the base's training set; no other part of the workbook draws from this split
 CODEC_IMAGES = 4000  # that the codec is fitted on
 
-
 Count = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=16, multiple_of=16)]  # normalised in 16 groups
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -21,17 +21,17 @@ class BaseRecipe:
 
     people: Count = 24000
     views: Count = 2
-    image_size: Count = 128
-    patch: Count = 16  # pixels a side of what one latent encodes
+    image_size: Annotated[int, Field(ge=32)] = 128  # a multiple of the patch
+    patch: Annotated[int, Field(ge=4, multiple_of=4)] = 16  # pixels a side of what one latent encodes
     latent_channels: Count = 32
-    refiner_channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (224, 128, 64)  # coarse to fine
+    refiner_channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (224, 128, 64)  # coarse to fine
     refine_steps: Count = 5000
     refine_batch_size: Count = 32
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
-    channels: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 192)
+    channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (128, 192)
     text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
-    text_width: Count = 128
+    text_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # of 4 heads
     text_layers: Count = 3
     text_steps: Count = 600
     text_batch_size: Count = 512
@@ -47,4 +47,8 @@ class BaseRecipe:
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     weight_decay: Share = 0.01
     ema_decay: Share = 0.998
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
+
+    def __post_init__(self):
+        if self.image_size % self.patch:
+            raise ValueError(f"BaseRecipe: image_size {self.image_size} is no multiple of the patch, {self.patch}")

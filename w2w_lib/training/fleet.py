@@ -5,25 +5,18 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.tensors import floating
 from w2w_lib.inputs import instance, some, whole_number
 from w2w_lib.lora.batched import apply_adapters
-from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import denoising_loss, stream
-from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.training.loop import Latents, TrainingLoop
 from w2w_lib.training.memory import plan
-from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.training.shards import require_ids
 from w2w_lib.training.weights_dataset import WeightsDataset
 from w2w_lib.training.workers import train_in_groups
-
-LAST_SEED = 2**64 - 1  # PyTorch's
 
 
 class Fleet(TrainingLoop):
@@ -33,33 +26,8 @@ class Fleet(TrainingLoop):
     products: half a minute at the start (a C++ compiler is needed on a CPU), then faster steps, in the pocket profile
     by a quarter. ``checkpointing`` keeps fewer activations and computes them again in the backward pass: more adapters
     fit, each step takes about a third longer. ValueError for class pictures' latents that are not of the base's size,
-    a layout of another base and a seed that PyTorch does not take.
+    and a layout of another base.
     """
-
-    def __init__(
-        self,
-        pipeline: StableDiffusionPipeline,
-        layout: AdapterLayout,
-        recipe: FleetRecipe,
-        prior_latents: Float[Tensor, "images channels height width"],
-        compiled: bool = False,
-        checkpointing: bool = False,
-    ):
-        instance("pipeline", pipeline, StableDiffusionPipeline)
-        instance("layout", layout, AdapterLayout)
-        instance("recipe", recipe, FleetRecipe)
-        floating("class pictures", prior_latents)
-        if (found := fingerprint(pipeline)) != layout.base:
-            raise ValueError(f"the layout is of base {layout.base}, this pipeline is base {found}: open that base")
-        whole_number("seed", recipe.seed, 0, LAST_SEED)
-        super().__init__(pipeline, layout, recipe, prior_latents.detach(), compiled, checkpointing)
-
-    def require(self, latents: Latents) -> None:
-        """ValueError for latents that are none, not finite or not of this base's size."""
-        instance("latents", latents, Mapping)
-        for identity, own in latents.items():
-            floating(f"{identity}: latents", own)
-        super().require(latents)
 
     def dataset(self, folder: str | Path, also: Mapping[str, object] | None = None) -> WeightsDataset:
         """Open or begin the dataset that this fleet's adapters go into.

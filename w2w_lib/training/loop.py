@@ -10,11 +10,13 @@ from diffusers.optimization import get_scheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from w2w_lib.files.tensors import finite
+from w2w_lib.files.tensors import finite, floating
+from w2w_lib.inputs import instance
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.initialisation import shared_initialisation
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.training.compilation import compiled as compile_module
 from w2w_lib.training.recipe import FleetRecipe
@@ -38,9 +40,14 @@ class TrainingLoop:
         compiled: bool = False,
         checkpointing: bool = False,
     ):
+        instance("pipeline", pipeline, StableDiffusionPipeline)
+        instance("layout", layout, AdapterLayout)
+        instance("recipe", recipe, FleetRecipe)
+        if (found := fingerprint(pipeline)) != layout.base:
+            raise ValueError(f"the layout is of base {layout.base}, this pipeline is base {found}: open that base")
         self.unet, self.scheduler = pipeline.unet, pipeline.scheduler
         self.compiled, self.checkpointing, self.layout, self.recipe = compiled, checkpointing, layout, recipe
-        self.prior_latents = prior_latents.float().cpu()
+        self.prior_latents = floating("class pictures", prior_latents).detach().float().cpu()
         self.device, self.dtype = pipeline.device, next(pipeline.unet.parameters()).dtype
         known = self.scheduler.config.num_train_timesteps
         if recipe.timesteps[1] > known:
@@ -83,6 +90,7 @@ class TrainingLoop:
 
     def require(self, latents: Latents) -> None:
         """ValueError for latents that are none, not finite or not of this base's size."""
+        instance("latents", latents, Mapping)
         if not latents:
             raise ValueError("no identities to train: expected latents of at least one")
         for identity, own in latents.items():
@@ -91,12 +99,12 @@ class TrainingLoop:
     def _require(self, name: str, latents: Tensor, least: int = 1) -> None:
         size = self.unet.config.sample_size
         shape = (self.unet.config.in_channels, *(size if isinstance(size, (list, tuple)) else (size, size)))
-        if latents.shape[1:] != shape or len(latents) < least:
+        if floating(f"{name}: latents", latents).shape[1:] != shape or len(latents) < least:
             raise ValueError(
                 f"{name}: latents of shape {tuple(latents.shape)}; expected at least {least} of shape {shape}, as this "
                 "base paints"
             )
-        if not latents.is_floating_point() or not finite(latents):
+        if not finite(latents):
             raise ValueError(f"{name}: latents hold NaN or infinite numbers; look at these pictures")
 
     @contextmanager

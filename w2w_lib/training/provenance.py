@@ -23,6 +23,8 @@ SOURCES = (
     "models/schedule.py",
     "models/prompts.py",
     "models/precision.py",
+    "models/recipe.py",
+    "lora/recipe.py",
     "lora/layout.py",
     "lora/batched.py",
     "lora/initialisation.py",

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from w2w_lib.inputs import checked
-from w2w_lib.lora.initialisation import Initialisation
+from w2w_lib.inputs import Seed, checked
+from w2w_lib.lora.recipe import Initialisation
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -31,7 +31,7 @@ class FleetRecipe:
     timesteps: tuple[Timestep, Timestep] = (0, 1000)  # the first one, and the one after the last
     lr_scheduler: Schedule = "constant"
     initialisation: Initialisation = "random"  # see w2w_lib.lora.initialisation
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if self.prior_weight and not self.prior_batch:

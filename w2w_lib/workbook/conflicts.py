@@ -12,17 +12,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import explain, nearest, problem
-from w2w_lib.models.prompts import IDENTIFIER
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.models.recipe import IDENTIFIER, TIMESTEPS, Sampling
 from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.space.recipe import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import LARGEST_SEED, MOST, Profile, Targets
+from w2w_lib.workbook.sections import MOST, Profile, Targets
 
-TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
@@ -128,7 +126,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
 
 def _base(profile: Profile) -> Iterator[str]:
     """Against the configuration of the base model, where that is in place."""
-    timesteps = TIMESTEPS
+    timesteps = TIMESTEPS  # of a base that is not there yet
     if profile.base.model:
         try:
             if facts := _facts(paths.ROOT / profile.base.model):
@@ -157,9 +155,8 @@ def _amounts(profile: Profile) -> Iterator[str]:
 def _too_much(name: str, recipe: Any) -> Iterator[str]:
     for field, value in asdict(recipe).items():
         largest = max(value, default=0) if isinstance(value, tuple) else value
-        limit = ("any seed", LARGEST_SEED) if field == "seed" else ("anything in a recipe", MOST)
-        if isinstance(largest, int | float):
-            yield from _at_most(f"{name}.{field}", largest, *limit)
+        if isinstance(largest, int | float) and field != "seed":
+            yield from _at_most(f"{name}.{field}", largest, "anything in a recipe", MOST)
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:

@@ -15,7 +15,7 @@ from IPython.display import Markdown
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 
-from w2w_lib.inputs import finite_number
+from w2w_lib.inputs import finite_number, listed
 
 PICTURE_INCHES = 0.72  # width of one picture in a grid
 GAP = 0.04  # of a picture's height, between two rows or columns
@@ -144,7 +144,7 @@ def matrix(table: pd.DataFrame, title: str = "", limit: float | None = None, ax:
     ax.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (i, j), value in np.ndenumerate(table.to_numpy()):
         dark = abs(value) > 0.6 * limit
-        ax.text(j, i, f"{value:.1f}", ha="center", va="center", size=7, color="w" if dark else "k")
+        ax.text(j, i, f"{value:z.1f}", ha="center", va="center", size=7, color="w" if dark else "k")
     ax.set_xticks(range(len(table.columns)), _literal(table.columns), rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(table)), _literal(table.index))
     ax.set_title(literal(title))
@@ -240,13 +240,6 @@ def _table(table: pd.DataFrame) -> pd.DataFrame:
     if np.isinf(table.to_numpy()).any():
         raise ValueError("table: holds infinity; expected finite numbers, or NaN where there is none")
     return table
-
-
-def listed(kind: str, names: Iterable) -> list:
-    """Several names, or other things, as a list; ValueError for a single text or what holds none."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise ValueError(f"{kind} {names!r}: expected a list")
-    return list(names)
 
 
 def _literal(names: Iterable) -> list[str]:

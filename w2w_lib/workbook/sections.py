@@ -1,21 +1,23 @@
 """The sections of params.yaml as typed models: one for each stage, with the ranges of every setting."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.inputs import Seed, a_path
+from w2w_lib.lora.recipe import TARGETS
+from w2w_lib.models.recipe import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.space.recipe import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
-LARGEST_SEED = 2**32 - 1
 WRITABLE = ("data", "outputs")  # the folders of the repository that runs write to
 
 
@@ -34,7 +36,7 @@ def _inside(path: Path) -> Path:
 def _located(recipe: PeopleRecipe) -> PeopleRecipe:
     """With paths that do not depend on where the process runs."""
     given = {name: path for name in ("source", "labels") if (path := getattr(recipe, name)) is not None}
-    return replace(recipe, **{name: paths.ROOT / paths.expanded(path) for name, path in given.items()})
+    return replace(recipe, **{name: paths.ROOT / a_path(path, "people's files") for name, path in given.items()})
 
 
 def _distinct(values: list) -> list:
@@ -44,7 +46,6 @@ def _distinct(values: list) -> list:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
@@ -54,8 +55,8 @@ Text = Annotated[str, BeforeValidator(_filled)]
 Prompts = Annotated[list[Text], Field(min_length=1)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
-Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
-Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
+Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(partial(a_path, expected="a base model"))]  # anywhere
+Targets = Literal[tuple(TARGETS)]
 
 
 class Section(BaseModel):
