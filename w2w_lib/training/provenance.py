@@ -28,6 +28,7 @@ SOURCES = (
     "lora/layout.py",
     "lora/batched.py",
     "lora/initialisation.py",
+    "training/prompt_table.py",
     "training/recipe.py",
     "training/loop.py",
 )

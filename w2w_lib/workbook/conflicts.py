@@ -19,7 +19,7 @@ from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.recipe import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import MOST, Profile, Targets
+from w2w_lib.workbook.sections import MOST, Changes, Profile
 
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
@@ -50,14 +50,14 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("invert.components", invert.components, "space.components", space.components)
     heldout = {
         "finetune.evaluate.people": evaluate.people,
-        "finetune.evaluate.watched": evaluate.watched,
         "space.heldout": space.heldout,
         "edit.people": edit.people,
         "invert.people": invert.people,
     }
     for name, value in heldout.items():
         yield from _at_most(name, value, "people.sets.heldout", sets.heldout)
-    yield from _at_most("finetune.evaluate.sweep_people", evaluate.sweep_people, "its people", evaluate.people)
+    for name in ("watched", "sweep_people"):
+        yield from _at_most(f"finetune.evaluate.{name}", getattr(evaluate, name), "people.sets.val", sets.val)
     yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
     steps = finetune.recipe.steps
     yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
@@ -67,7 +67,6 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
-        yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
         yield from _at_most("space.images", space.images, "people.sets.views", sets.views)
         yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
 
@@ -85,15 +84,17 @@ def _changes(profile: Profile) -> Iterator[str]:
     for kind in ("again", "sweep"):
         for name, changes in getattr(evaluate, kind).items():
             place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
-            targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
+            others = {field: changed.pop(field) for field in Changes.model_fields if field in changes}
             try:
-                TypeAdapter(dict[str, Targets]).validate_python(targets)
+                views = Changes.model_validate_json(json.dumps(others), strict=True).views
                 found = TypeAdapter(FleetRecipe).validate_json(json.dumps(changed), strict=True)
                 yield from _too_much(place, found)
+                if not profile.people.sets.source:
+                    yield from _at_most(f"{place}.views", views or 1, "people.sets.views", profile.people.sets.views)
             except ValidationError as error:
-                yield explain(error, place, [*recipe, "targets"])
-    if evaluate.sweep.get(AS_SET) != {}:
-        yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
+                yield explain(error, place, [*recipe, *Changes.model_fields])
+    if next(iter(evaluate.sweep.items()), None) != (AS_SET, {}):
+        yield f"finetune.evaluate.sweep: expected a first entry `{AS_SET}: {{}}`, to compare the others with"
 
 
 def _attributes(profile: Profile) -> Iterator[str]:
