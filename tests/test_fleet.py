@@ -168,6 +168,7 @@ def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, l
         ({"timesteps": (0, 1001)}, "timesteps.1: Input should be less than or equal to 1000"),
         ({"lr_scheduler": "liner"}, "lr_scheduler: Input should be 'constant', 'linear'.*found 'liner'"),
         ({"initialisation": "zero"}, "initialisation: Input should be 'random', 'variance' or 'contrast'"),
+        ({"seed": 2**32}, "seed: Input should be less than or equal to 4294967295"),
         ({"stepz": 5}, "no setting 'stepz', did you mean 'steps'"),
     ],
 )
@@ -265,7 +266,6 @@ def test_what_cannot_be_trained_is_refused_before_anything_happens(
         ((pipeline, RECIPE, layout), "layout: expected AdapterLayout, found FleetRecipe"),
         ((pipeline, layout, RECIPE.to_dict()), "recipe: expected FleetRecipe, found dict"),
         ((pipeline, replace(layout, base="f" * 16), RECIPE), "the layout is of base f{16}, this pipeline is base "),
-        ((pipeline, layout, replace(RECIPE, seed=2**70)), "seed: expected a whole number of at least 0 and at most "),
     ):
         with pytest.raises(ValueError, match=said):
             Fleet(*wrong, prior)

@@ -58,7 +58,7 @@ def test_what_an_initialisation_cannot_use_is_refused(pipeline, prior, unchecked
         (prior.numpy(), 0, "latents: expected a torch.Tensor, .* found ndarray"),
         (prior[0], 0, r"latents of shape \(4, 8, 8\): expected"),
         (prior[:, :3], 0, r"expected \(pictures, 4, height, width\)"),
-        (prior, -1, "seed: expected a whole number of at least 0, found -1"),
+        (prior, -1, "seed: expected a whole number of at least 0 and at most 4294967295, found -1"),
         (prior, 0.5, "seed: expected a whole number"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -108,7 +108,7 @@ def test_settings_cannot_be_changed():
         ("base.model", "", "base.model: .*not empty"),
         ("base.model", "~nosuchuser/x", "base.model: ~nosuchuser/x: there is no such user's home"),
         ("people.sets.source", "~nosuchuser/x", "people.sets: ~nosuchuser/x: there is no such user's home"),
-        ("finetune.recipe.seed", 2**64, "finetune.recipe.seed is .*, expected at most any seed"),
+        ("finetune.recipe.seed", 2**64, "finetune.recipe.seed: .*less than or equal to 4294967295"),
         ("finetune.evaluate.timed_sizes", [1, 25], "timed_sizes is 25, expected at most people.sets.train, 24"),
         ("finetune.evaluate.again", {"train": {"seed": 1}}, "'train' cannot be a folder's name"),
         ("finetune.evaluate.again", {"../x": {"seed": 1}}, "'../x' cannot be a folder's name"),

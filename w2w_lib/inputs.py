@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
-from pydantic import ConfigDict, Strict, ValidationError
+from pydantic import ConfigDict, Field, Strict, ValidationError
 
 SHOWN = 80  # characters of a wrong value in an error
+LARGEST_SEED = 2**32 - 1  # NumPy's; PyTorch takes larger ones
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def checked(cls: type) -> type:
@@ -76,6 +78,11 @@ def whole_number(name: str, value: int, least: int = 1, most: int | None = None)
         upper = "" if most is None else f" and at most {most}"
         raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, found {described(value)}")
     return int(value)
+
+
+def known_seed(seed: int) -> int:
+    """An argument that is a seed; ValueError for one that NumPy or PyTorch does not take."""
+    return whole_number("seed", seed, 0, LARGEST_SEED)
 
 
 def finite_number(name: str, value: float) -> float:

@@ -18,13 +18,12 @@ from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import described, instance, some, whole_number
+from w2w_lib.inputs import described, instance, known_seed, some, whole_number
 from w2w_lib.models.images import to_pixels
 from w2w_lib.people.people_set import People
 
 SIZE = 64  # pixels; larger pictures are averaged down
 BATCH = 256
-LARGEST_SEED = 2**63 - 1  # PyTorch's
 EXPECTED = "an attribute classifier"
 REMEDY = "train it anew: `make base` does so, or notebook 01 for your own people"
 
@@ -126,7 +125,7 @@ def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) 
 
     ValueError where none does, for a single picture, and where an epoch or seed is no whole number.
     """
-    epochs, seed = whole_number("epochs", epochs), whole_number("seed", seed, 0, LARGEST_SEED)
+    epochs, seed = whole_number("epochs", epochs), known_seed(seed)
     instance("people", people, People)
     if len(as_pictures(people.images)) < 2:  # batch normalisation needs two
         raise ValueError(f"{len(people.images)} pictures: expected at least 2 to train an attribute classifier")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from w2w_lib.files.tensors import check_numbers, finite
-from w2w_lib.inputs import whole_number, with_parts
+from w2w_lib.inputs import known_seed, with_parts
 from w2w_lib.lora.batched import check_modules
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import stream
@@ -39,7 +39,7 @@ def shared_initialisation(
     """
     if kind not in INITIALISATIONS:
         raise ValueError(f"initialisation {kind!r}: expected one of {', '.join(INITIALISATIONS)}")
-    seed = whole_number("seed", seed, least=0)
+    seed = known_seed(seed)
     with_parts(pipeline, "unet", "text_encoder", "tokenizer", "scheduler")
     check_modules(pipeline.unet, layout)
     if kind == "random":

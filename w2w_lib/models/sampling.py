@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.tensors import check_numbers, finite
-from w2w_lib.inputs import checked, described, some, whole_number, with_parts
+from w2w_lib.inputs import checked, described, known_seed, some, with_parts
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
-from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
+from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
 from w2w_lib.models.prompts import check_prompts, encode_prompts
@@ -39,7 +39,7 @@ class Sampling:
 def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float[Tensor, "batch channels height width"]:
     """Initial noise, one random stream for each seed: a picture does not depend on its batch.
 
-    ValueError for seeds that are no whole numbers from 0 to 2**63 - 1.
+    ValueError for seeds that are no whole numbers from 0 to 2**32 - 1.
     """
     with_parts(pipeline, "unet")
     if not len(seeds := _whole(seeds)):
@@ -117,7 +117,7 @@ def _whole(seeds: Sequence[int]) -> list[int]:
     seeds = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
         raise ValueError(f"seeds {described(seeds)}: expected a list of whole numbers")
-    return [whole_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]
+    return [known_seed(seed) for seed in seeds]
 
 
 def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, Tensor | None], count: int) -> None:

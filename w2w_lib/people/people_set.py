@@ -34,8 +34,8 @@ _REMEDY = "make and save it again"
 class People:
     """Pictures (uint8, all of one size), one table row for each picture, one labels row for each identity.
 
-    ``pictures`` has at least the column ``id``; ``labels`` is indexed by identity and may have no columns. ValueError
-    where these do not agree.
+    ``pictures`` has at least the column ``id``, and a column ``context`` where it is known what a picture shows beside
+    the person; ``labels`` is indexed by identity and may have no columns. ValueError where these do not agree.
     """
 
     images: UInt8[np.ndarray, "pictures height width 3"]
@@ -64,9 +64,10 @@ class People:
             raise ValueError(f"people: {some(differing)} have pictures or labels alone; expected both of everybody")
 
     @classmethod
-    def render(cls, split: str, count: int, views: int, size: int = 64) -> "People":
-        """The first ``count`` people of a split of the pocket world."""
-        images, table = render_population(split, range(whole_number("count", count)), views, size)
+    def render(cls, split: str, count: int, views: int, size: int = 64, first_view: int = 0) -> "People":
+        """The first ``count`` people of a split of the pocket world, ``views`` of each from ``first_view`` on."""
+        people = range(whole_number("count", count))
+        images, table = render_population(split, people, views, size, first_view=first_view)
         table.insert(0, "id", [identity_name(split, i) for i in table["person"]])
         labels = table.drop_duplicates("id").set_index("id")[list(ATTRIBUTES)].astype(bool)
         pictures = table.drop(columns=list(ATTRIBUTES))
@@ -97,6 +98,13 @@ class People:
     def fingerprints(self) -> dict[str, str]:
         """By identity, a hash of its pictures."""
         return {i: hashlib.sha256(self.images[self._rows[i]].tobytes()).hexdigest()[:16] for i in self.ids}
+
+    def contexts(self) -> dict[str, list[str]]:
+        """By identity, what each picture shows beside the person; of nobody where that is not known of any."""
+        if "context" not in self.pictures:
+            return {}
+        said = self.pictures["context"].fillna("").to_numpy(str)
+        return {i: said[self._rows[i]].tolist() for i in self.ids}
 
     def latents(
         self, pipeline: StableDiffusionPipeline, batch_pixels: int = 2**20

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from w2w_lib.inputs import checked
+from w2w_lib.inputs import Seed, checked
 
 SPLIT = "base"  # the identities of the base's training set; no other part of the workbook draws from this split
 CODEC_IMAGES = 6000  # that the codec is fitted on
@@ -45,4 +45,4 @@ class BaseRecipe:
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     weight_decay: Share = 0.01
     ema_decay: Share = 0.998
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import described, some, whole_number
+from w2w_lib.inputs import described, known_seed, some
 
 CHUNK = 2**24  # numbers that are worked on at a time: what a step needs beside the matrix itself
-LAST_SEED = 2**32 - 1  # NumPy's; PyTorch knows more
 
 
 def parts(rows: Tensor) -> Iterator[Tensor]:
@@ -57,11 +56,6 @@ def listed_ids(ids: Iterable[str]) -> list[str]:
     if wrong := [i for i in ids if not isinstance(i, str)]:
         raise ValueError(f"ids: expected strings, found {described(wrong[0])}")
     return ids
-
-
-def known_seed(seed: int) -> int:
-    """A seed that NumPy and PyTorch take."""
-    return whole_number("seed", seed, 0, LAST_SEED)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import finite_number, instance, whole_number
-from w2w_lib.space.arguments import finite_rows, generator, known_seed, parts
+from w2w_lib.inputs import finite_number, instance, known_seed, whole_number
+from w2w_lib.space.arguments import finite_rows, generator, parts
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.weight_space import WeightSpace
 

@@ -1,22 +1,21 @@
 """Inversion: the point of w2w space whose model paints the person of a single picture."""
 
 from dataclasses import replace
-from typing import Annotated
 
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import checked, instance, some
+from w2w_lib.inputs import Seed, checked, instance, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
-from w2w_lib.space.arguments import LAST_SEED, finite_rows
+from w2w_lib.space.arguments import finite_rows
 from w2w_lib.space.weight_space import WeightSpace
 
 
@@ -30,7 +29,7 @@ class InversionRecipe:
     at_once: PositiveInt = 64  # ... of so many pictures at a time, which is a matter of memory alone
     prior: NonNegativeFloat = 1e-3  # weight of the squared coefficients: a pull towards the mean person
     timesteps: tuple[int, int] = (0, 1000)
-    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if not 0 <= self.timesteps[0] < self.timesteps[1]:

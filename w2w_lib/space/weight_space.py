@@ -14,14 +14,13 @@ from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.tensors import finite, floating, read_tensors
-from w2w_lib.inputs import finite_number, instance, some, whole_number
+from w2w_lib.inputs import finite_number, instance, known_seed, some, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.space.arguments import (
     CHUNK,
     digest,
     finite_rows,
     generator,
-    known_seed,
     listed_ids,
     parts,
     rows_fingerprint,

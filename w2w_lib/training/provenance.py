@@ -26,6 +26,7 @@ SOURCES = (
     "lora/layout.py",
     "lora/batched.py",
     "lora/initialisation.py",
+    "training/prompt_table.py",
     "training/recipe.py",
     "training/loop.py",
 )

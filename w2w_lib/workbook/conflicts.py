@@ -20,7 +20,7 @@ from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import LARGEST_SEED, MOST, Profile, Targets
+from w2w_lib.workbook.sections import MOST, Profile, Targets
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
@@ -157,9 +157,8 @@ def _amounts(profile: Profile) -> Iterator[str]:
 def _too_much(name: str, recipe: Any) -> Iterator[str]:
     for field, value in asdict(recipe).items():
         largest = max(value, default=0) if isinstance(value, tuple) else value
-        limit = ("any seed", LARGEST_SEED) if field == "seed" else ("anything in a recipe", MOST)
-        if isinstance(largest, int | float):
-            yield from _at_most(f"{name}.{field}", largest, *limit)
+        if isinstance(largest, int | float) and field != "seed":
+            yield from _at_most(f"{name}.{field}", largest, "anything in a recipe", MOST)
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:

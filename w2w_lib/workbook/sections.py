@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from w2w_lib.inputs import Seed
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
@@ -15,7 +16,6 @@ from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
-LARGEST_SEED = 2**32 - 1
 WRITABLE = ("data", "outputs")  # the folders of the repository that runs write to
 
 
@@ -44,7 +44,6 @@ def _distinct(values: list) -> list:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
