@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from w2w_lib.inputs import finite_number
 
-PICTURE_INCHES = 0.72  # width of one picture in a grid
+LEAST_INCHES = 0.72  # width of one picture in a grid; a larger one keeps its own pixels
 GAP = 0.04  # of a picture's height, between two rows or columns
 MUTED = "0.6"  # the grey of controls and references
 
@@ -42,7 +42,8 @@ def image_grid(
             top, left = i * (height + gap), j * (width + gap)
             canvas[top : top + height, left : left + width] = images[i, j]
     if ax is None:
-        size = (across * PICTURE_INCHES, down * PICTURE_INCHES)
+        each = max(LEAST_INCHES, (width + gap) / plt.rcParams["figure.dpi"])
+        size = (across * each, down * each * height / width)
         ax = plt.figure(figsize=size, layout="none").add_axes((0, 0, 1, 1))
     ax.imshow(canvas, interpolation="lanczos", aspect="equal")
     ax.spines[:].set_visible(False)
