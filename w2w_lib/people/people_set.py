@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -94,6 +94,26 @@ class People:
         """The pictures of one identity; ValueError for one that is not there."""
         known_identity(identity, self._rows, "this set of people")
         return self.images[self._rows[identity]]
+
+    def parted(self, apart: int) -> tuple["People", "People"]:
+        """The same people twice: without and with only the last ``apart`` pictures of each, at most half of them.
+
+        Who has a single picture has it in both.
+        """
+        last, rows = whole_number("apart", apart), list(map(self._rows.get, self.ids))
+        counts = [min(last, len(own) // 2) for own in rows]
+        kept = [own[: len(own) - count] for own, count in zip(rows, counts, strict=True)]
+        others = [own[-max(count, 1) :] for own, count in zip(rows, counts, strict=True)]
+        return tuple(self._only(np.concatenate(part), self.labels) for part in (kept, others))
+
+    def only(self, ids: list[str]) -> "People":
+        """These people alone, in this order; ValueError for one that is not there."""
+        for identity in ids:
+            known_identity(identity, self._rows, "this set of people")
+        return self._only(np.concatenate([self._rows[i] for i in ids]), self.labels.loc[list(ids)])
+
+    def _only(self, rows: Int[np.ndarray, " pictures"], labels: pd.DataFrame) -> "People":
+        return People(self.images[rows], self.pictures.iloc[rows].reset_index(drop=True), labels)
 
     def fingerprints(self) -> dict[str, str]:
         """By identity, a hash of its pictures."""

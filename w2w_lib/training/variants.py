@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 from diffusers import StableDiffusionPipeline
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from w2w_lib.inputs import instance, nearest, whole_number
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models.prompts import CLASS_PROMPT, in_context
+from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.prompt_table import Contexts
 from w2w_lib.training.recipe import FleetRecipe
@@ -67,6 +69,14 @@ class FleetVariants:
         latents, prior_contexts = self.prior[recipe.instance_prompt]
         kept = {i: own[:views] for i, own in self.contexts.items()}
         return Fleet(pipeline, layout, recipe, latents, compiled, self.checkpointing, kept, prior_contexts)
+
+
+def class_pictures(
+    pipeline: StableDiffusionPipeline, count: int, contexts: Sequence[str] = (), sampling: Sampling | None = None
+) -> UInt8[np.ndarray, "images height width 3"]:
+    """Samples of the base for the class prompt, each in one of the contexts, if there are some."""
+    prompts = [in_context(CLASS_PROMPT, context) for context in contexts] or [CLASS_PROMPT] * count
+    return generate(pipeline, prompts, range(count), sampling=sampling)
 
 
 def drawn_contexts(contexts: Contexts, count: int, seed: int = 0) -> list[str]:

@@ -20,7 +20,7 @@ from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import MOST, Profile, Targets
+from w2w_lib.workbook.sections import MOST, Changes, Profile
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
@@ -31,7 +31,7 @@ CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.js
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, _sizes, _changes, _attributes, _prompts, _base)
+    checks = (_amounts, _sizes, _changes, _choices, _attributes, _prompts, _base)
     return [line for check in checks for line in check(profile)]
 
 
@@ -49,7 +49,6 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("space.pictured", space.pictured, "space.samples", space.samples)
     heldout = {
         "finetune.evaluate.people": evaluate.people,
-        "finetune.evaluate.watched": evaluate.watched,
         "space.heldout": space.heldout,
         "edit.people": edit.people,
         "invert.people": invert.people,
@@ -60,7 +59,9 @@ def _sizes(profile: Profile) -> Iterator[str]:
     judged = {"space.heldout": space, "edit.people": edit, "invert.people": invert}
     for name, stage in judged.items():
         yield from _at_most(name, heldout[name], "its gallery", stage.gallery)
-    yield from _at_most("finetune.evaluate.sweep_people", evaluate.sweep_people, "its people", evaluate.people)
+        yield from _at_most(f"{name.split('.')[0]}.val", stage.val, "people.sets.val", sets.val)
+    for name in ("watched", "sweep_people"):
+        yield from _at_most(f"finetune.evaluate.{name}", getattr(evaluate, name), "people.sets.val", sets.val)
     yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
     steps = finetune.recipe.steps
     yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
@@ -69,7 +70,6 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
-        yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
 
 
 def _changes(profile: Profile) -> Iterator[str]:
@@ -85,24 +85,29 @@ def _changes(profile: Profile) -> Iterator[str]:
     for kind in ("again", "sweep"):
         for name, changes in getattr(evaluate, kind).items():
             place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
-            targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
+            others = {field: changed.pop(field) for field in Changes.model_fields if field in changes}
             try:
-                TypeAdapter(dict[str, Targets]).validate_python(targets)
+                views = Changes.model_validate_json(json.dumps(others), strict=True).views
                 found = TypeAdapter(FleetRecipe).validate_json(json.dumps(changed), strict=True)
                 yield from _too_much(place, found)
+                if not profile.people.sets.source:
+                    yield from _at_most(f"{place}.views", views or 1, "people.sets.views", profile.people.sets.views)
             except ValidationError as error:
-                yield explain(error, place, [*recipe, "targets"])
-    inversion = asdict(profile.invert.recipe)
+                yield explain(error, place, [*recipe, *Changes.model_fields])
+    if next(iter(evaluate.sweep.items()), None) != (AS_SET, {}):
+        yield f"finetune.evaluate.sweep: expected a first entry `{AS_SET}: {{}}`, to compare the others with"
+
+
+def _choices(profile: Profile) -> Iterator[str]:
+    """Of the recipe of inversion, each as it would be tried."""
+    recipe = asdict(profile.invert.recipe)
     for name, changes in profile.invert.choices.items():
-        place, changed = f"invert.choices.{name}", {**inversion, **changes}
+        place, changed = f"invert.choices.{name}", {**recipe, **changes}
         try:
             TypeAdapter(PositiveInt).validate_python(changed.pop("components", 1), strict=True)
-            found = TypeAdapter(InversionRecipe).validate_json(json.dumps(changed), strict=True)
-            yield from _too_much(place, found)
+            yield from _too_much(place, TypeAdapter(InversionRecipe).validate_json(json.dumps(changed), strict=True))
         except ValidationError as error:
-            yield explain(error, place, [*inversion, "components"])
-    if evaluate.sweep.get(AS_SET) != {}:
-        yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
+            yield explain(error, place, [*recipe, "components"])
 
 
 def _attributes(profile: Profile) -> Iterator[str]:

@@ -129,6 +129,14 @@ class PeopleStage(Section):
     thresholds: PeopleThresholds
 
 
+class Changes(Section):
+    """What a variant may change beside the recipe."""
+
+    targets: Targets | None = None
+    rank: Count | None = None
+    views: Count | None = None
+
+
 class FinetuneEvaluation(Section):
     check_steps: Count
     check_within: Share
@@ -138,7 +146,6 @@ class FinetuneEvaluation(Section):
     watched_at: Annotated[list[Count], Field(min_length=1)]
     class_images: Count
     people: Annotated[int, Field(ge=2, le=MOST)]
-    views: Count
     prompts: Prompts
     images: Count
     pictured: Annotated[int, Field(ge=2, le=MOST)]
