@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.identity import verification_auc
 from w2w_lib.evaluation.intervals import Interval, over_people, share_of
-from w2w_lib.evaluation.lineup import Judged, Lineup, compared
+from w2w_lib.evaluation.lineup import Judged, Lineup, among_themselves, compared, first_as_good
 
 DIM, VIEWS, SHOTS = 6, 3, 2
 
@@ -121,3 +121,19 @@ def test_methods_are_compared_on_the_same_people(lineup):
         compared(good, judged_from(lineup, ids[::-1], 6))
     with pytest.raises(ValueError, match="no real pictures of 'p11'"):
         Judged(lineup, ["p11"], good.embeddings[:1], good.found[:1])
+
+
+def test_models_of_nobody_are_compared_among_themselves():
+    rng = np.random.default_rng(8)
+    faces = np.repeat(rng.normal(size=(6, 1, DIM)), 4, axis=1) + rng.normal(size=(6, 4, DIM))
+    judged = among_themselves(faces, np.ones((6, 4), bool))
+    names = np.repeat(np.arange(6), 2)
+    first, rest = faces[:, :2].reshape(-1, DIM), faces[:, 2:].reshape(-1, DIM)
+    assert judged.auc(np.arange(6), np.arange(0)) == pytest.approx(verification_auc(first, names, rest, names))
+    with pytest.raises(ValueError, match="expected at least 2"):
+        among_themselves(faces[:, :1], np.ones((6, 1), bool))
+
+
+def test_the_first_method_that_is_as_good_as_the_last_is_chosen(lineup):
+    bad, good, best = (judged_from(lineup, lineup.ids, 9, noise) for noise in (5.0, 0.2, 0.2))
+    assert first_as_good({"bad": bad, "good": good, "best": best}) == "good"

@@ -1,6 +1,6 @@
 """A line-up: pictures by people's models against real ones, which no method has seen, of a gallery that holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -199,3 +199,27 @@ def verdicts(judged: dict[str, Judged]) -> pd.DataFrame:
     """A table of texts, one row for each method: what ``Judged.summary`` says."""
     rows = {name: {k: str(v) for k, v in one.summary().items()} for name, one in judged.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def among_themselves(
+    embeddings: Float[np.ndarray, "models shots dim"], found: Bool[np.ndarray, "models shots"]
+) -> Judged:
+    """The first half of each model's pictures in a line-up of the other half of all models'.
+
+    Its AUC is the consistency of models that belong to nobody: 0.5 if they cannot be told apart. ValueError for a
+    single picture by each.
+    """
+    models, shots, dim = finite_embeddings(embeddings, "models", axes=3).shape
+    if shots < 2:
+        raise ValueError("one picture by each model: expected at least 2, to compare with each other")
+    half, names = shots // 2, [f"model {k + 1}" for k in range(models)]
+    rest = embeddings[:, half:].reshape(-1, dim)
+    gallery = Lineup(rest, np.repeat(names, shots - half), pd.DataFrame(index=pd.Index(names)))
+    return Judged(gallery, names, embeddings[:, :half], found[:, :half])
+
+
+def first_as_good(tried: Mapping[str, Judged]) -> str:
+    """The name of the first method that is not worse than the last one: whose AUC's difference may be 0 or above."""
+    instance("tried", tried, Mapping)
+    last = list(tried.values())[-1]
+    return next(name for name, one in tried.items() if one is last or not compared(one, last)["auc"].high < 0)
