@@ -147,7 +147,7 @@ def test_rows_of_other_prompts_are_not_taken_for_finished(pipeline, layout, imag
     others = CONTEXTS | {"person-1": ["man"] * 4}
     with pytest.raises(ValueError, match="1 finished people, person-1, learned other pictures"):
         made(contexts=others, prior_contexts=PRIOR_CONTEXTS).train_all(images, dataset, pictures=seen)
-    with pytest.raises(ValueError, match="another fine-tuning recipe .*class_prompts"):
+    with pytest.raises(ValueError, match=r"another fine-tuning recipe .*class_prompts"):
         made(contexts=CONTEXTS, prior_contexts=PRIOR_CONTEXTS[::-1]).dataset(tmp_path)
     with pytest.raises(ValueError, match="person-0: 3 contexts for 4 pictures; expected one for each"):
         made(contexts={"person-0": ["man"] * 3}).train(images)
