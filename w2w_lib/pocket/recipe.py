@@ -39,7 +39,7 @@ class BaseRecipe:
     captions_per_view: Count = 4
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
-    steps: Count = 16000
+    steps: Count = 14500
     summary_share: Share = 0.0  # of batches that see of a caption its last state alone
     face_weight: Positive = 3.0  # of the loss where portraits have their face
     batch_size: Count = 64
