@@ -25,7 +25,7 @@ class BaseRecipe:
     patch: Annotated[int, Field(ge=4, multiple_of=4)] = 16  # pixels a side of what one latent encodes
     latent_channels: Count = 32
     refiner_channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (224, 128, 64)  # coarse to fine
-    refine_steps: Count = 5000
+    refine_steps: Count = 4500
     refine_batch_size: Count = 32
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
