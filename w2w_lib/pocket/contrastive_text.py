@@ -1,7 +1,8 @@
 """A small CLIP (Radford et al. 2021): captions against the latents of the pictures that they describe.
 
 Nothing is said of attributes: a caption's embedding has to be nearer to its own picture's than to the other pictures'
-of the batch, and a picture's nearer to its own caption's.
+of the batch, and a picture's nearer to its own caption's, also than to the same caption with one phrase altered: else
+the coarse features that tell random pictures apart are all that is learned.
 """
 
 import math
@@ -9,20 +10,36 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+from w2w_lib.pocket.training_data import BaseData
 
 FIRST_TEMPERATURE, COLDEST = 0.07, 0.01  # Radford et al. 2021, section 2.5
 PICTURE_LAYERS, PICTURE_HEADS, PICTURE_PATCH = 3, 4, 2  # of the picture tower; a patch is so many latent cells wide
 LENGTH_GROUPS = 8  # a batch's captions are read in so many groups of like length: less padding
 
 
-def info_nce(text: Float[Tensor, "batch dims"], pictures: Float[Tensor, "batch dims"], scale) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of telling partners by the cosines of their embeddings times ``scale``."""
-    logits = scale * F.normalize(text, dim=-1) @ F.normalize(pictures, dim=-1).T
-    own = torch.arange(len(logits))
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+def info_nce(
+    text: Float[Tensor, "batch dims"],
+    pictures: Float[Tensor, "batch dims"],
+    scale: Float[Tensor, ""],
+    altered: Float[Tensor, "batch alternatives dims"] | None = None,
+    same: Bool[Tensor, "batch alternatives"] | None = None,
+) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy of telling partners by the cosines of their embeddings times ``scale``.
+
+    A picture also has to tell its caption from the ``altered`` ones (Yuksekgonul et al. 2023), but for those that are
+    the ``same``.
+    """
+    text, pictures = F.normalize(text, dim=-1), F.normalize(pictures, dim=-1)
+    logits, own = scale * text @ pictures.T, torch.arange(len(text))
+    of_pictures = logits.T
+    if altered is not None:
+        wrong = scale * torch.einsum("bd,bad->ba", pictures, F.normalize(altered, dim=-1))
+        of_pictures = torch.cat([of_pictures, wrong.masked_fill(same, -torch.inf)], 1)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(of_pictures, own)) / 2
 
 
 class SmallClip(nn.Module):
@@ -65,17 +82,16 @@ class SmallClip(nn.Module):
         return self.log_scale.clamp(max=-math.log(COLDEST)).exp()
 
 
-def contrastive_loss(
-    clip: SmallClip,
-    tokens: Int[Tensor, "images captions tokens"],
-    latents: Float[Tensor, "images channels height width"],
-) -> Callable[..., Tensor]:
-    """InfoNCE of the captions ``(rows, columns)`` against their pictures."""
+def contrastive_loss(clip: SmallClip, data: BaseData) -> Callable[..., Tensor]:
+    """InfoNCE of the captions ``(rows, columns)`` and their altered ones against their pictures."""
 
     def loss(rows: Int[Tensor, " batch"], columns: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        tokens, altered = data.tokens[rows, columns], data.altered[rows, columns]
         with torch.autocast("cpu", torch.bfloat16):
-            captions, pictures = clip.embed_captions(tokens[rows, columns]), clip.embed_pictures(latents[rows])
-        return info_nce(captions.float(), pictures.float(), clip.scale)
+            captions = clip.embed_captions(torch.cat([tokens, altered.flatten(0, 1)])).float()
+            pictures = clip.embed_pictures(data.latents[rows]).float()
+        own, wrong = captions[: len(rows)], captions[len(rows) :].unflatten(0, altered.shape[:2])
+        return info_nce(own, pictures, clip.scale, wrong, (altered == tokens[:, None]).all(-1))
 
     return loss
 

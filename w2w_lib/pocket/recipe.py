@@ -33,10 +33,11 @@ class BaseRecipe:
     text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
     text_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # of 4 heads
     text_layers: Count = 3
-    text_steps: Count = 600
-    text_batch_size: Count = 512
+    text_steps: Count = 800
+    text_batch_size: Count = 256
     text_learning_rate: Positive = 1.5e-3
     captions_per_view: Count = 4
+    alternatives: Count = 3  # of each caption, with one phrase of another picture, for contrastive training
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
     steps: Count = 14500

@@ -32,7 +32,7 @@ def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[
         model, loss = encoder, planted_loss(encoder, data, tokenizer)
     else:
         model = SmallClip(encoder, data.latents.shape[1], data.latents.shape[-1])
-        loss = contrastive_loss(model, data.tokens, data.latents)
+        loss = contrastive_loss(model, data)
     kept = work / "text_encoder.safetensors"
     if not kept.exists():
         _fit(model, loss, recipe, data)

@@ -1,6 +1,7 @@
 """The pocket base's training set: people who appear nowhere else, rendered, encoded and captioned."""
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing, save_tensors
 from w2w_lib.models.prompts import IDENTIFIER
-from w2w_lib.people.rendered.captions import VOCABULARY, as_text, caption_features
+from w2w_lib.people.rendered.captions import VOCABULARY, all_features, altered, as_text, caption_features
 from w2w_lib.people.rendered.meaning import meaning
 from w2w_lib.people.rendered.person import sample_person
 from w2w_lib.people.rendered.population import render_population
@@ -23,6 +24,9 @@ from w2w_lib.pocket.codec import PatchCodec, fit_patch_codec
 from w2w_lib.pocket.codec_training import refine_codec
 from w2w_lib.pocket.recipe import CODEC_IMAGES, SPLIT, BaseRecipe
 
+OTHERS = 64  # pictures whose phrases alter the captions of the next ones
+TOKENISED = 100_000  # captions at a time
+
 
 @dataclass
 class BaseData:
@@ -30,6 +34,7 @@ class BaseData:
 
     latents: Float[Tensor, "images channels height width"]
     tokens: Int[Tensor, "images captions tokens"]
+    altered: Int[Tensor, "images captions alternatives tokens"]  # captions with one phrase of another picture
     mentioned: Bool[Tensor, "images captions features"]  # by the caption ...
     sizes: Int[Tensor, " features"]  # ... each described by so many numbers ...
     numbers: Float[Tensor, "images numbers"]  # ... which are these
@@ -55,6 +60,7 @@ def with_identifier(caption: str) -> str:
 def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
     texts, mentioned, numbers, identified = [], [], [], []
+    others = deque([all_features(sample_person(SPLIT, i), sample_view(SPLIT, i, 0)) for i in range(OTHERS)], OTHERS)
     for index in tqdm(range(recipe.people), desc="captions", unit="person"):
         person = sample_person(SPLIT, index)
         for number in range(recipe.views):
@@ -65,12 +71,21 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
             for _ in range(recipe.captions_per_view):
                 features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
                 identified.append(bool(features) and rng.random() < recipe.identifier_share)
-                texts.append(with_identifier(as_text(features)) if identified[-1] else as_text(features))
+                wrong = [altered(features, others[rng.integers(OTHERS)], rng) for _ in range(recipe.alternatives)]
+                both = [as_text(one) for one in (features, *wrong)]
+                texts += [with_identifier(text) if identified[-1] else text for text in both]
                 mentioned.append([name in features for name in meant])
+            others.append(all_features(person, view))
     tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
-    ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    parts = [
+        tokenizer(texts[first : first + TOKENISED], padding="max_length", max_length=MAX_TOKENS, truncation=True)
+        for first in range(0, len(texts), TOKENISED)
+    ]
+    tokens = torch.cat([torch.tensor(part.input_ids, dtype=torch.int16) for part in parts])
+    tokens = tokens.reshape(*each, 1 + recipe.alternatives, MAX_TOKENS)
     return {
-        "tokens": torch.tensor(ids, dtype=torch.int16).reshape(*each, MAX_TOKENS),
+        "tokens": tokens[:, :, 0].contiguous(),
+        "altered": tokens[:, :, 1:].contiguous(),
         "mentioned": torch.tensor(mentioned).reshape(*each, -1),
         "sizes": torch.tensor([len(values) for values in meant.values()]),
         "numbers": torch.tensor(numbers),
