@@ -86,12 +86,12 @@ def contrastive_loss(clip: SmallClip, data: BaseData) -> Callable[..., Tensor]:
     """InfoNCE of the captions ``(rows, columns)`` and their altered ones against their pictures."""
 
     def loss(rows: Int[Tensor, " batch"], columns: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-        tokens, altered = data.tokens[rows, columns], data.altered[rows, columns]
+        tokens = data.contrasted[rows, columns]
         with torch.autocast("cpu", torch.bfloat16):
-            captions = clip.embed_captions(torch.cat([tokens, altered.flatten(0, 1)])).float()
+            captions = clip.embed_captions(tokens.flatten(0, 1)).float().unflatten(0, tokens.shape[:2])
             pictures = clip.embed_pictures(data.latents[rows]).float()
-        own, wrong = captions[: len(rows)], captions[len(rows) :].unflatten(0, altered.shape[:2])
-        return info_nce(own, pictures, clip.scale, wrong, (altered == tokens[:, None]).all(-1))
+        same = (tokens[:, 1:] == tokens[:, :1]).all(-1)
+        return info_nce(captions[:, 0], pictures, clip.scale, captions[:, 1:], same)
 
     return loss
 

@@ -42,7 +42,8 @@ def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[
     rows = torch.arange(len(data.tokens) - data.held_out, len(data.tokens))
     if recipe.text_objective == "planted":
         return encoder, 1 - loss(rows, torch.zeros_like(rows)).item()
-    return encoder, retrieved(model, data.tokens[rows, data.mentioned[rows].sum(-1).argmax(1)], data.latents[rows])
+    richest = data.mentioned[rows].sum(-1).argmax(1)
+    return encoder, retrieved(model, data.contrasted[rows, richest, 0], data.latents[rows])
 
 
 def _fit(model: nn.Module, loss_of: Callable[..., Tensor], recipe: BaseRecipe, data: BaseData) -> None:

@@ -34,7 +34,8 @@ class BaseData:
 
     latents: Float[Tensor, "images channels height width"]
     tokens: Int[Tensor, "images captions tokens"]
-    altered: Int[Tensor, "images captions alternatives tokens"]  # captions with one phrase of another picture
+    contrasted: Int[Tensor, "images captions versions tokens"]  # a caption, then with one phrase of another picture;
+    # without the identifier, which the text encoder has to keep apart from words, not learn to overlook
     mentioned: Bool[Tensor, "images captions features"]  # by the caption ...
     sizes: Int[Tensor, " features"]  # ... each described by so many numbers ...
     numbers: Float[Tensor, "images numbers"]  # ... which are these
@@ -72,8 +73,8 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
                 features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
                 identified.append(bool(features) and rng.random() < recipe.identifier_share)
                 wrong = [altered(features, others[rng.integers(OTHERS)], rng) for _ in range(recipe.alternatives)]
-                both = [as_text(one) for one in (features, *wrong)]
-                texts += [with_identifier(text) if identified[-1] else text for text in both]
+                plain, *wrong = (as_text(one) for one in (features, *wrong))
+                texts += [with_identifier(plain) if identified[-1] else plain, plain, *wrong]
                 mentioned.append([name in features for name in meant])
             others.append(all_features(person, view))
     tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
@@ -82,10 +83,10 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
         for first in range(0, len(texts), TOKENISED)
     ]
     tokens = torch.cat([torch.tensor(part.input_ids, dtype=torch.int16) for part in parts])
-    tokens = tokens.reshape(*each, 1 + recipe.alternatives, MAX_TOKENS)
+    tokens = tokens.reshape(*each, 2 + recipe.alternatives, MAX_TOKENS)
     return {
         "tokens": tokens[:, :, 0].contiguous(),
-        "altered": tokens[:, :, 1:].contiguous(),
+        "contrasted": tokens[:, :, 1:].contiguous(),
         "mentioned": torch.tensor(mentioned).reshape(*each, -1),
         "sizes": torch.tensor([len(values) for values in meant.values()]),
         "numbers": torch.tensor(numbers),
