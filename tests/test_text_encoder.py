@@ -38,6 +38,14 @@ def test_the_loss_of_orthogonal_and_of_identical_pairs(scale):
     assert_close(info_nce(identical, identical, scale).item(), np.log(8), rtol=1e-6, atol=1e-6)
 
 
+def test_altered_captions_are_further_others_of_a_picture_but_not_where_they_are_the_same():
+    own, altered = torch.eye(8), torch.eye(8)[:, None].repeat(1, 3, 1)  # as near as the captions themselves
+    same = torch.tensor([[True, False, False]] * 8)
+    found = info_nce(own, own, torch.tensor(1.0), altered, same).item()
+    of_captions, of_pictures = np.log(np.e + 7) - 1, np.log(3 * np.e + 7) - 1
+    assert_close(found, (of_captions + of_pictures) / 2, rtol=1e-5, atol=0)
+
+
 def test_the_temperature_is_clamped():
     clip = SmallClip(build_text_encoder(build_tokenizer(["person"]), 32, 1), 4, 8)
     assert_close(clip.scale.item(), 1 / 0.07, rtol=1e-6, atol=0)

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from w2w_lib.models.prompts import IDENTIFIER
 
 MAX_TOKENS = 77
-WORD_SCALE = 0.1  # standard deviation of new words' embeddings: large enough that no word drowns in the others
+WORD_SCALE = 0.5  # standard deviation of new words' embeddings: what layers add must not drown rare words
 
 
 def build_tokenizer(words: list[str]) -> CLIPTokenizer:

@@ -33,7 +33,7 @@ class BaseRecipe:
     text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
     text_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # of 4 heads
     text_layers: Count = 3
-    text_steps: Count = 800
+    text_steps: Count = 400
     text_batch_size: Count = 256
     text_learning_rate: Positive = 1.5e-3
     captions_per_view: Count = 4
