@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.identity import verification_auc
 from w2w_lib.evaluation.intervals import Interval, over_people, share_of
-from w2w_lib.evaluation.lineup import Judged, Lineup, compared
+from w2w_lib.evaluation.lineup import Judged, Lineup, among_themselves, compared, first_as_good
 
 DIM, VIEWS, SHOTS = 6, 3, 2
 
@@ -66,7 +66,8 @@ def test_auc_is_that_of_all_pairs_and_of_those_who_look_alike(lineup):
     ids = lineup.ids[1:7]
     judged, flat = judged_from(lineup, ids, 3), judged_from(lineup, ids, 3).embeddings.reshape(-1, DIM)
     people, others = np.repeat(ids, SHOTS), np.arange(4)
-    expected = verification_auc(flat, people, lineup.faces, lineup.people)
+    modelled = np.isin(lineup.people, ids)
+    expected = verification_auc(flat, people, lineup.faces[modelled], lineup.people[modelled])
     assert judged.auc(np.arange(6), others) == pytest.approx(expected)
     kind = {i: tuple(row) for i, row in zip(lineup.labels.index, lineup.labels.to_numpy(), strict=True)}
     pairs = np.array([[kind[a] == kind[b] for b in lineup.people] for a in people])
@@ -81,18 +82,19 @@ def test_people_who_are_drawn_twice_count_twice_and_are_no_strangers_to_themselv
     judged = judged_from(lineup, ids, 4)
     flat, people = judged.embeddings.reshape(-1, DIM), np.repeat(ids, SHOTS)
     same = people[:, None] == lineup.people
-    count = {ids[0]: 2, ids[2]: 1, lineup.ids[5]: 3}
+    count = {ids[0]: 2, ids[2]: 1}
     weights = np.array([[count.get(a, 0) * (1 if a == b else count.get(b, 0)) for b in lineup.people] for a in people])
     expected = roc_auc_score(same.ravel(), -cdist(flat, lineup.faces).ravel(), sample_weight=weights.ravel())
     assert judged.auc(np.array([0, 0, 2]), np.array([1, 1, 1])) == pytest.approx(expected)
 
 
 def test_pictures_that_are_the_same_for_everybody_tell_nothing(lineup):
-    ids = lineup.ids
-    same = np.broadcast_to(np.random.default_rng(5).normal(size=(1, SHOTS, DIM)), (10, SHOTS, DIM))
-    judged = Judged(lineup, ids, same, np.ones((10, SHOTS), bool))
-    assert judged.auc(np.arange(10), np.arange(0)) == pytest.approx(0.5)
-    assert judged.scores["rank1"].mean() == pytest.approx(0.1)
+    ids = lineup.ids[:4]
+    same = np.broadcast_to(np.random.default_rng(5).normal(size=(1, SHOTS, DIM)), (4, SHOTS, DIM))
+    judged = Judged(lineup, ids, same, np.ones((4, SHOTS), bool))
+    assert judged.auc(np.arange(4), np.arange(6)) == pytest.approx(0.5)
+    whole = Judged(lineup, lineup.ids, np.repeat(same[:1], 10, 0), np.ones((10, SHOTS), bool))
+    assert whole.scores["rank1"].mean() == pytest.approx(0.1)
 
 
 def test_normalised_id_is_one_for_real_pictures_and_zero_for_strangers(lineup):
@@ -121,3 +123,19 @@ def test_methods_are_compared_on_the_same_people(lineup):
         compared(good, judged_from(lineup, ids[::-1], 6))
     with pytest.raises(ValueError, match="no real pictures of 'p11'"):
         Judged(lineup, ["p11"], good.embeddings[:1], good.found[:1])
+
+
+def test_models_of_nobody_are_compared_among_themselves():
+    rng = np.random.default_rng(8)
+    faces = np.repeat(rng.normal(size=(6, 1, DIM)), 4, axis=1) + rng.normal(size=(6, 4, DIM))
+    judged = among_themselves(faces, np.ones((6, 4), bool))
+    names = np.repeat(np.arange(6), 2)
+    first, rest = faces[:, :2].reshape(-1, DIM), faces[:, 2:].reshape(-1, DIM)
+    assert judged.auc(np.arange(6), np.arange(0)) == pytest.approx(verification_auc(first, names, rest, names))
+    with pytest.raises(ValueError, match="expected at least 2"):
+        among_themselves(faces[:, :1], np.ones((6, 1), bool))
+
+
+def test_the_first_method_that_is_as_good_as_the_last_is_chosen(lineup):
+    bad, good, best = (judged_from(lineup, lineup.ids, 9, noise) for noise in (5.0, 0.2, 0.2))
+    assert first_as_good({"bad": bad, "good": good, "best": best}) == "good"

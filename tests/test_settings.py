@@ -48,7 +48,7 @@ def test_target_layers_are_those_of_the_library():
 
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        settings.load("smoke").space.components = 3
+        settings.load("smoke").space.leading = 3
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,22 @@ def test_settings_cannot_be_changed():
         ("edit.strengths", [101.0], "edit.strengths.0: .*100"),
         ("finetune.evaluate.sweep", {"as set": {"steps": 1}}, "sweep: expected a first entry `as set: {}`"),
         ("finetune.evaluate.min_auc", 1.1, "finetune.evaluate.min_auc: .*less than or equal to 1"),
-        ("space.counts", [2, 9], "space.counts is 9, expected at most space.components, 8"),
-        ("space.components", 24, "space.components is 24, expected at most people.sets.train - 1, 23"),
+        ("space.counts", [2, 24], "space.counts is 24, expected at most people.sets.train - 1, 23"),
+        ("space.leading", 9, "space.leading is 9, expected at most space.counts, 8"),
+        ("space.val", 5, "space.val is 5, expected at most people.sets.val, 4"),
+        ("invert.gallery", 7, "invert.gallery is 7, expected at most people.sets.heldout, 6"),
+        ("edit.gallery", 3, "edit.people is 4, expected at most its gallery, 3"),
+        ("invert.choices", {"other": {"stepz": 1}}, "invert.choices.other: .*stepz"),
+        ("invert.choices", {"other": {"components": 0}}, "invert.choices.other: .*components"),
         ("space.sampling.steps", 1001, "space.sampling.steps.*1000"),
         ("edit.attributes", ["Male", "Young", "Chuby"], "no label 'Chuby', did you mean 'Chubby'?"),
         ("edit.attributes", ["Male", "Male", "Young"], "edit.attributes: expected each value once"),
         ("edit.counterfactual", "Yuong", "edit.counterfactual: 'Yuong' is not among .* did you mean 'Young'?"),
         ("edit.compose", {"Bald": 1.0}, "edit.compose: 'Bald' is not among edit.attributes"),
-        ("edit.hero", 4, "edit.hero is 4, expected at most edit.people - 1, 3"),
         ("edit.people", 7, "edit.people is 7, expected at most people.sets.heldout, 6"),
         ("edit.inject_below", [1001], "edit.inject_below is 1001, expected at most"),
         ("edit.strengths", [0.0, math.inf], "edit.strengths.1: .*finite"),
         ("invert.edits", ["Young", "Bald"], "invert.edits: 'Bald' is not among edit.attributes"),
-        ("invert.views", 4, "invert.views is 4, expected at most people.sets.views - 1, 3"),
         ("invert.recipe.stepz", 4, "no setting 'invert.recipe.stepz', did you mean 'steps'?"),
         ("base.training.out", "../elsewhere", "base.training.out: expected a path in the repository's data or outputs"),
         ("base.training.out", "/tmp/elsewhere", "base.training.out: expected a path in the repository's"),
@@ -132,15 +135,15 @@ def test_a_wrong_setting_is_named_in_one_line(elsewhere, place, value, message):
 
 def test_a_wrong_setting_of_one_profile_leaves_the_others_as_they_are(elsewhere):
     before = settings.load("pocket")
-    set_locally("smoke", "space.components", 0)
+    set_locally("smoke", "space.leading", 0)
     assert settings.load("pocket") == before
     assert [line for line in settings.check() if "profile smoke: " not in line] == []
 
 
 def test_check_names_every_problem_of_every_profile(elsewhere):
-    local("smoke: {space: {components: 0}, edit: {seed: -1}}\npocket: {space: {counts: [301]}, invert: {people: 61}}\n")
+    local("smoke: {space: {leading: 0}, edit: {seed: -1}}\npocket: {space: {counts: [1000]}, invert: {people: 61}}\n")
     lines = settings.check()
-    found = ["smoke: space.components", "smoke: edit.seed", "pocket: space.counts", "pocket: invert.people"]
+    found = ["smoke: space.leading", "smoke: edit.seed", "pocket: space.counts", "pocket: invert.people"]
     assert all(sum(name in line for line in lines) == 1 for name in found) and len(lines) == len(found)
     with pytest.raises(ValueError, match=r"\(and 1 more: `w2w check-settings` lists them\)"):
         settings.load("pocket")
@@ -159,7 +162,7 @@ def test_what_is_said_locally_replaces_single_settings(elsewhere):
     before = settings.load("smoke")
     local("smoke:\n  space: {counts: [3]}\n  finetune: {recipe: {steps: 6, learning_rate: 1e-4}}\n")
     after = settings.load("smoke")
-    assert after.space.counts == [3] and after.space.components == before.space.components
+    assert after.space.counts == [3] and after.space.leading == before.space.leading
     assert after.finetune.recipe.learning_rate == 0.0001  # in every spelling a number
     assert after.finetune.recipe.instance_batch == before.finetune.recipe.instance_batch
     assert after.edit == before.edit and settings.load("pocket") == settings.load("pocket")

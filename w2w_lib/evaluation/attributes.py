@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from safetensors import SafetensorError, safe_open
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -169,6 +170,17 @@ def attribute_aucs(logits: pd.DataFrame, labels: pd.DataFrame) -> dict[str, floa
     if len(logits) != len(labels) or not np.isfinite(logits.to_numpy(float)).all():
         raise ValueError(f"{len(logits)} rows of logits, {len(labels)} of labels: expected as many, and finite logits")
     return {a: float(roc_auc_score(labels[a], logits[a])) for a in varying(labels, logits.columns)}
+
+
+def mean_auc(scores: Float[np.ndarray, "people labels"], labels: Bool[np.ndarray, "people labels"]) -> float:
+    """Mean over labels of the AUC of each label's own score, as quick as resampling needs it.
+
+    A label that all of these people have, or none, does not count. NaN where none is left. A tie counts half.
+    """
+    ranks, having = rankdata(scores, axis=0), labels.sum(0)
+    pairs = having * (len(labels) - having)
+    wins = (ranks * labels).sum(0) - having * (having + 1) / 2
+    return float((wins[pairs > 0] / pairs[pairs > 0]).mean()) if pairs.any() else float("nan")
 
 
 def varying(labels: pd.DataFrame, attributes: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """A line-up: pictures by people's models against real ones, which no method has seen, of a gallery that holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -122,16 +122,17 @@ class Judged:
     def auc(self, models: np.ndarray, others: np.ndarray, alike: bool = False) -> float:
         """Probability that a generated picture is nearer to a real one of its person than one is of two people.
 
-        ``models`` and ``others`` (people of the gallery without a model) are positions, each as often as it was drawn.
-        Where people must be ``alike``, only those with the same labels are compared, and people without their like not
-        at all. NaN where nobody is left.
+        Among the people with a model, so that pictures which are the same for everybody have 0.5. Where people must be
+        ``alike``, a person is compared with everybody in the gallery who has the same labels, and not at all without
+        its like. ``models`` and ``others`` (people of the gallery without a model) are positions, each as often as it
+        was drawn. NaN where nobody is left.
         """
         drawn = np.bincount(models, minlength=len(self.ids))
         people = dict(zip(self.ids, drawn, strict=True))
         people |= dict(zip(self._others, np.bincount(others, minlength=len(self._others)), strict=True))
         of_models = np.repeat(drawn, self.embeddings.shape[1])[:, None]
         gallery = np.array([people[i] for i in self.lineup.people])
-        different = self._alike if alike else ~self._own
+        different = self._alike if alike else ~self._own & np.isin(self.lineup.people, self.ids)
         genuine = self._own & (different * gallery).any(1, keepdims=True)
         levels = self._levels.max() + 1
         hits = np.bincount(self._levels[genuine], np.broadcast_to(of_models, genuine.shape)[genuine], levels)
@@ -199,3 +200,27 @@ def verdicts(judged: dict[str, Judged]) -> pd.DataFrame:
     """A table of texts, one row for each method: what ``Judged.summary`` says."""
     rows = {name: {k: str(v) for k, v in one.summary().items()} for name, one in judged.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def among_themselves(
+    embeddings: Float[np.ndarray, "models shots dim"], found: Bool[np.ndarray, "models shots"]
+) -> Judged:
+    """The first half of each model's pictures in a line-up of the other half of all models'.
+
+    Its AUC is the consistency of models that belong to nobody: 0.5 if they cannot be told apart. ValueError for a
+    single picture by each.
+    """
+    models, shots, dim = finite_embeddings(embeddings, "models", axes=3).shape
+    if shots < 2:
+        raise ValueError("one picture by each model: expected at least 2, to compare with each other")
+    half, names = shots // 2, [f"model {k + 1}" for k in range(models)]
+    rest = embeddings[:, half:].reshape(-1, dim)
+    gallery = Lineup(rest, np.repeat(names, shots - half), pd.DataFrame(index=pd.Index(names)))
+    return Judged(gallery, names, embeddings[:, :half], found[:, :half])
+
+
+def first_as_good(tried: Mapping[str, Judged]) -> str:
+    """The name of the first method that is not worse than the last one: whose AUC's difference may be 0 or above."""
+    instance("tried", tried, Mapping)
+    last = list(tried.values())[-1]
+    return next(name for name, one in tried.items() if one is last or not compared(one, last)["auc"].high < 0)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
 from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import explain, nearest, problem
@@ -31,7 +31,7 @@ CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.js
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, _sizes, _changes, _attributes, _prompts, _base)
+    checks = (_amounts, _sizes, _changes, _choices, _attributes, _prompts, _base)
     return [line for check in checks for line in check(profile)]
 
 
@@ -44,20 +44,22 @@ def _sizes(profile: Profile) -> Iterator[str]:
         profile.invert,
     )
     evaluate = finetune.evaluate
-    yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
-    yield from _at_most("space.leading", space.leading, "space.components", space.components)
-    yield from _at_most("space.counts", max(space.counts), "space.components", space.components)
+    yield from _at_most("space.counts", max(space.counts), "people.sets.train - 1", sets.train - 1)
+    yield from _at_most("space.leading", space.leading, "space.counts", max(space.counts))
     yield from _at_most("space.pictured", space.pictured, "space.samples", space.samples)
-    yield from _at_most("edit.components", edit.components, "space.components", space.components)
-    yield from _at_most("invert.components", invert.components, "space.components", space.components)
     heldout = {
         "finetune.evaluate.people": evaluate.people,
         "space.heldout": space.heldout,
         "edit.people": edit.people,
         "invert.people": invert.people,
     }
+    heldout |= {"space.gallery": space.gallery, "edit.gallery": edit.gallery, "invert.gallery": invert.gallery}
     for name, value in heldout.items():
         yield from _at_most(name, value, "people.sets.heldout", sets.heldout)
+    judged = {"space.heldout": space, "edit.people": edit, "invert.people": invert}
+    for name, stage in judged.items():
+        yield from _at_most(name, heldout[name], "its gallery", stage.gallery)
+        yield from _at_most(f"{name.split('.')[0]}.val", stage.val, "people.sets.val", sets.val)
     for name in ("watched", "sweep_people"):
         yield from _at_most(f"finetune.evaluate.{name}", getattr(evaluate, name), "people.sets.val", sets.val)
     yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
@@ -65,12 +67,9 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
     if not sets.source:  # of one's own there may be fewer anyway
         yield from _at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
-    yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
-        yield from _at_most("space.images", space.images, "people.sets.views", sets.views)
-        yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
 
 
 def _changes(profile: Profile) -> Iterator[str]:
@@ -97,6 +96,18 @@ def _changes(profile: Profile) -> Iterator[str]:
                 yield explain(error, place, [*recipe, *Changes.model_fields])
     if next(iter(evaluate.sweep.items()), None) != (AS_SET, {}):
         yield f"finetune.evaluate.sweep: expected a first entry `{AS_SET}: {{}}`, to compare the others with"
+
+
+def _choices(profile: Profile) -> Iterator[str]:
+    """Of the recipe of inversion, each as it would be tried."""
+    recipe = asdict(profile.invert.recipe)
+    for name, changes in profile.invert.choices.items():
+        place, changed = f"invert.choices.{name}", {**recipe, **changes}
+        try:
+            TypeAdapter(PositiveInt).validate_python(changed.pop("components", 1), strict=True)
+            yield from _too_much(place, TypeAdapter(InversionRecipe).validate_json(json.dumps(changed), strict=True))
+        except ValidationError as error:
+            yield explain(error, place, [*recipe, "components"])
 
 
 def _attributes(profile: Profile) -> Iterator[str]:

@@ -172,36 +172,42 @@ class Finetune(Section):
     evaluate: FinetuneEvaluation
 
 
-class Space(Section):
-    components: Count
-    leading: Count
-    counts: Annotated[list[Count], Field(min_length=1)]
-    heldout: Annotated[int, Field(ge=2, le=MOST)]
-    samples: Annotated[int, Field(ge=2, le=MOST)]
+class Judging(Section):
+    """Of the stages after fine-tuning: who is judged, against whom, and by which pictures.
+
+    Choices are made on ``val`` people. Pictures by models are compared with unseen ones of a ``gallery`` of held-out
+    people.
+    """
+
+    val: Count
+    gallery: Annotated[int, Field(ge=2, le=MOST)]
     prompts: Prompts
-    images: Count
     pictured: Count
     sampling: Sampling
     first_seed: Seed
+
+
+class Space(Judging):
+    counts: Annotated[list[Count], Field(min_length=1)]
+    leading: Count
+    heldout: Annotated[int, Field(ge=2, le=MOST)]
+    samples: Annotated[int, Field(ge=2, le=MOST)]
+    images: Annotated[int, Field(ge=2, le=MOST)]
     min_auc: Share
     seed: Seed
 
 
-class Edit(Section):
+class Edit(Judging):
     attributes: Names
-    components: Count
+    components: Annotated[list[Count], Field(min_length=1)]
     strength: Strength
+    milder: Annotated[list[Share], Field(min_length=1)]
     people: Annotated[int, Field(ge=2, le=MOST)]
     strengths: Annotated[list[Strength], Field(min_length=1)]
-    hero: Index
     counterfactual: Text
     compose: Annotated[dict[Text, Strength], Field(min_length=1)]
     columns: Count
     inject_below: Annotated[list[Count], Field(min_length=1)]
-    prompts: Prompts
-    pictured: Count
-    sampling: Sampling
-    first_seed: Seed
     works_above: Share
     control_below: Share
     min_directions: Attributes
@@ -209,20 +215,16 @@ class Edit(Section):
     seed: Seed
 
 
-class Invert(Section):
+class Invert(Judging):
     people: Annotated[int, Field(ge=2, le=MOST)]
-    components: Count
     recipe: InversionRecipe
+    choices: Annotated[dict[Text, dict[str, Any]], Field(min_length=1)]
     photo_recipe: InversionRecipe
+    photo_priors: Annotated[list[Positive], Field(min_length=1)]
     edits: Names
     strength: Strength
-    prompts: Prompts
     images: Count
-    views: Count
-    pictured: Count
     smoothing: Count
-    sampling: Sampling
-    first_seed: Seed
     min_auc: Share
 
 
