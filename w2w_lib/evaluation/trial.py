@@ -45,11 +45,7 @@ class Outcome:
         above = np.zeros_like(self.background) if reference is None else reference.background
         found = compared(self.judged, reference and reference.judged)
         named = ~np.isnan(self.background[0])  # by these prompts; the same of all models
-        return found | {"background": over_people((self.background - above)[:, named], statistic=_mean)}
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
+        return found | {"background": over_people((self.background - above)[:, named])}
 
 
 @dataclass(frozen=True)
