@@ -34,8 +34,14 @@ class Interval(NamedTuple):
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
+def mean(scores: np.ndarray) -> float:
+    """The mean of those that are numbers; NaN where none is."""
+    known = scores[~np.isnan(scores)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def over_people(
-    *groups: np.ndarray, statistic: Callable[..., float] = np.nanmean, paired: bool = True, seed: int = 0
+    *groups: np.ndarray, statistic: Callable[..., float] = mean, paired: bool = True, seed: int = 0
 ) -> Interval:
     """The statistic of scores with one row for each person, and its percentile bootstrap over people.
 

@@ -122,16 +122,17 @@ class Judged:
     def auc(self, models: np.ndarray, others: np.ndarray, alike: bool = False) -> float:
         """Probability that a generated picture is nearer to a real one of its person than one is of two people.
 
-        ``models`` and ``others`` (people of the gallery without a model) are positions, each as often as it was drawn.
-        Where people must be ``alike``, only those with the same labels are compared, and people without their like not
-        at all. NaN where nobody is left.
+        Among the people with a model, so that pictures which are the same for everybody have 0.5. Where people must be
+        ``alike``, a person is compared with everybody in the gallery who has the same labels, and not at all without
+        its like. ``models`` and ``others`` (people of the gallery without a model) are positions, each as often as it
+        was drawn. NaN where nobody is left.
         """
         drawn = np.bincount(models, minlength=len(self.ids))
         people = dict(zip(self.ids, drawn, strict=True))
         people |= dict(zip(self._others, np.bincount(others, minlength=len(self._others)), strict=True))
         of_models = np.repeat(drawn, self.embeddings.shape[1])[:, None]
         gallery = np.array([people[i] for i in self.lineup.people])
-        different = self._alike if alike else ~self._own
+        different = self._alike if alike else ~self._own & np.isin(self.lineup.people, self.ids)
         genuine = self._own & (different * gallery).any(1, keepdims=True)
         levels = self._levels.max() + 1
         hits = np.bincount(self._levels[genuine], np.broadcast_to(of_models, genuine.shape)[genuine], levels)

@@ -7,5 +7,5 @@ TARGETS = {
     "paper": ("attn2.to_k", "attn2.to_v"),
     "release": ("attn1.to_q", "attn1.to_v", "attn2.to_q", "attn2.to_v"),
 }
-Initialisation = Literal["random", "variance", "contrast"]  # see w2w_lib.lora.initialisation
+Initialisation = Literal["random", "variance", "contrast", "identifier"]  # see w2w_lib.lora.initialisation
 INITIALISATIONS = get_args(Initialisation)
