@@ -1,19 +1,19 @@
 """Which recipe of fine-tuning? Adapters of `val` people, trained on any base folder in several ways and judged alike.
 
-    python benchmarks/recipes.py outputs/base_training/base --people 24 --out recipes.json
-    python benchmarks/recipes.py data/base/pocket --variants mine.yaml --only "as set" "context prompts"
+    python benchmarks/recipes.py data/base/pocket my/other/base --people 24 --out recipes.json
+    python benchmarks/recipes.py data/base/pocket --variants mine.yaml --only "as set" --only "plain prompts"
 
 The recipe, the prompts and the sampling are those of the profile's `finetune` section. Variants are a YAML mapping of
 names to changes of the recipe (also `targets`, `rank` and `views`), by default the profile's sweep; the first is what
 the others are compared with. Real pictures in the line-up are views that no adapter has seen.
 """
 
-import argparse
-import json
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import torch
+import typer
 
 from w2w_lib.evaluation.lineup import Lineup
 from w2w_lib.evaluation.portraits import prompts_with_seeds
@@ -30,25 +30,19 @@ from w2w_lib.workbook.yaml_files import read_mapping
 SHOWN = ["auc", "auc_gain", "alike_auc", "rank1", "detected", "background", "seconds"]
 
 
-def compare(base: Path, changes: dict | None, profile: str, people: int, gallery: int, unseen: int) -> pd.DataFrame:
+def compare(base: Path, changes: dict, profile: str, people: int, gallery: int, unseen: int) -> pd.DataFrame:
     """The table of ``try_recipes`` for a base; the first ``people`` of a gallery of ``val`` people get adapters."""
     settings = load(profile).finetune
-    evaluation, changes = settings.evaluate, changes or settings.evaluate.sweep
-    pipeline = open_base(base, torch.bfloat16)
+    evaluation, pipeline = settings.evaluate, open_base(base, torch.bfloat16)
     size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    most = max(changed.get("views") or 0 for changed in changes.values()) or load(profile).people.sets.views
+    most = max(changed.get("views", load(profile).people.sets.views) for changed in changes.values())
     shown = People.render("val", people, most, size)
     contexts = shown.contexts()
-    painted = {"plain": [], "context": drawn_contexts(contexts, settings.prior_images)}
-    prior = {
-        kind: ClassPictures(
-            encode_images(pipeline, class_pictures(pipeline, settings.prior_images, said, evaluation.sampling)), said
-        )
-        for kind, said in painted.items()
-    }
-    layout = AdapterLayout.of(
-        pipeline.unet, fingerprint(pipeline), settings.targets, settings.rank, settings.alpha
-    )
+    prior = {}
+    for kind, said in {"plain": [], "context": drawn_contexts(contexts, settings.prior_images)}.items():
+        images = class_pictures(pipeline, settings.prior_images, said, evaluation.sampling)
+        prior[kind] = ClassPictures(encode_images(pipeline, images), said)
+    layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline), settings.targets, settings.rank, settings.alpha)
     variants = FleetVariants(pipeline, layout, settings.recipe, prior, contexts=contexts)
     seeds = prompts_with_seeds(evaluation.prompts, evaluation.first_seed, evaluation.images)
     lineup = Lineup.of(People.render("val", gallery, unseen, size, first_view=most))
@@ -56,26 +50,26 @@ def compare(base: Path, changes: dict | None, profile: str, people: int, gallery
     return try_recipes(variants, changes, shown.latents(pipeline), trial, settings.fleet_size)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, help="folder of a base model")
-    parser.add_argument("--profile", default="pocket", help="whose recipe, prompts and sampling")
-    parser.add_argument("--variants", type=Path, help="YAML: changes of the recipe by name")
-    parser.add_argument("--only", nargs="+", help="names of the variants to try, the first to compare with")
-    parser.add_argument("--people", type=int, default=24, help="who get adapters")
-    parser.add_argument("--gallery", type=int, default=50, help="people of the line-up")
-    parser.add_argument("--unseen", type=int, default=4, help="pictures of each of them")
-    parser.add_argument("--out", type=Path, help="JSON to write the whole table to")
-    given = parser.parse_args()
+def main(
+    bases: Annotated[list[Path], typer.Argument(help="Folders of base models.")],
+    profile: Annotated[str, typer.Option(help="Whose recipe, prompts and sampling.")] = "pocket",
+    variants: Annotated[Path | None, typer.Option(help="YAML: changes of the recipe by name.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Variants to try; the first is compared with.")] = None,
+    people: Annotated[int, typer.Option(help="Who get adapters.")] = 24,
+    gallery: Annotated[int, typer.Option(help="People of the line-up.")] = 50,
+    unseen: Annotated[int, typer.Option(help="Pictures of each of them.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+) -> None:
+    """Try every recipe on every base, print one table and write it."""
     expected = "changes of the recipe by name"
-    changes = read_mapping(given.variants, expected, "write it") if given.variants else None
-    changes = changes or load(given.profile).finetune.evaluate.sweep
-    changes = {name: changes[name] for name in given.only or changes}
-    table = compare(given.base, changes, given.profile, given.people, given.gallery, given.unseen)
+    changes = read_mapping(variants, expected, "write it") if variants else load(profile).finetune.evaluate.sweep
+    changes = {name: changes[name] for name in only or changes}
+    tables = {str(base): compare(base, changes, profile, people, gallery, unseen) for base in bases}
+    table = pd.concat(tables, names=["base", "recipe"])
     print(table[[name for name in SHOWN if name in table]].round(3).to_string())
-    if given.out:
-        given.out.write_text(json.dumps(table.T.to_dict(), indent=1) + "\n")
+    if out:
+        table.reset_index().to_json(out, orient="records", indent=1)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -12,6 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
 from w2w_lib.evaluation.base_quality import nearest_background
 from w2w_lib.evaluation.intervals import Interval, over_people
@@ -44,11 +45,7 @@ class Outcome:
         above = np.zeros_like(self.background) if reference is None else reference.background
         found = compared(self.judged, reference and reference.judged)
         named = ~np.isnan(self.background[0])  # by these prompts; the same of all models
-        return found | {"background": over_people((self.background - above)[:, named], statistic=_mean)}
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
+        return found | {"background": over_people((self.background - above)[:, named])}
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,8 @@ def try_recipes(
     gain over the first row, in pairs (``_gain``, ``_gain_low``, ``_gain_high``), and ``seconds`` of training for each
     person.
     """
-    rows, first = {}, None
-    for name, changed in changes.items():
+    rows, first, bar = {}, None, tqdm(changes.items(), desc="recipes", unit="recipe")
+    for name, changed in bar:
         fleet = variants.fleet(**changed)
         own = {i: latent[: changed.get("views")] for i, latent in latents.items()}
         began = time.perf_counter()
@@ -117,5 +114,5 @@ def try_recipes(
         gains = outcome.numbers(first) if outcome is not first else {}
         row |= {k: v for kind, one in gains.items() for k, v in one.named(f"{kind}_gain").items()}
         rows[name] = row | {"seconds": seconds}
-        print(f"{name}: AUC {row['auc']:.3f}, rank-1 {row['rank1']:.0%}, background {row['background']:.0%}")
+        bar.set_postfix_str(f"{name}: AUC {row['auc']:.3f}, background {row['background']:.0%}")
     return pd.DataFrame.from_dict(rows, orient="index")

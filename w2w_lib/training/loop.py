@@ -58,7 +58,8 @@ class TrainingLoop:
         self._require("class pictures", self.prior_latents, least=int(needed))
         named = (contexts or {}, prior_contexts) if recipe.instance_prompt == "context" else ({}, ())
         self.prompts = PromptTable(pipeline, *named, len(prior_latents))
-        self.initial = shared_initialisation(recipe.initialisation, pipeline, layout, self.prior_latents, recipe.seed)
+        start = recipe.initialisation, pipeline, layout, self.prior_latents, recipe.seed
+        self.initial = shared_initialisation(*start, contexts=named[1])
 
     @cached_property
     def denoiser(self) -> nn.Module:
