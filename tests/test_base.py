@@ -14,7 +14,14 @@ from w2w_lib.models.base import open_base
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import encode_images
 from w2w_lib.models.prompts import encode_prompts
-from w2w_lib.people.rendered.captions import VOCABULARY, as_text, caption_features, caption_full
+from w2w_lib.people.rendered.captions import (
+    VOCABULARY,
+    all_features,
+    altered,
+    as_text,
+    caption_features,
+    caption_full,
+)
 from w2w_lib.people.rendered.meaning import meaning
 from w2w_lib.people.rendered.person import ATTRIBUTES, sample_person
 from w2w_lib.people.rendered.view import sample_view
@@ -51,6 +58,20 @@ def test_every_phrase_of_a_caption_has_a_meaning():
     for index in range(50):
         person, view = sample_person("tests", index), sample_view("tests", index, 0)
         assert set(caption_features(person, view, rng)) <= {"opening", *meaning(person, view)}
+
+
+def test_an_altered_caption_says_one_thing_of_another_picture():
+    rng, changed = np.random.default_rng(0), 0
+    for index in range(40):
+        said = caption_features(sample_person("train", index), sample_view("train", index, 0), rng)
+        others = all_features(sample_person("train", index + 1), sample_view("train", index + 1, 0))
+        wrong = altered(said, others, rng)
+        different = [name for name in said if wrong[name] != said[name]]
+        assert list(wrong) == list(said) and len(different) <= 1
+        changed += len(different)
+        assert all(others[name].endswith(wrong[name]) for name in different)
+        assert as_text(wrong).startswith("a photo") == as_text(said).startswith("a photo")
+    assert changed > 25  # some captions say nothing
 
 
 def test_the_identifier_goes_before_the_noun():
