@@ -24,7 +24,7 @@ LENGTH_GROUPS = 8  # a batch's captions are read in so many groups of like lengt
 def info_nce(
     text: Float[Tensor, "batch dims"],
     pictures: Float[Tensor, "batch dims"],
-    scale: Float[Tensor, ""],
+    scale: Float[Tensor, ""] | float,
     altered: Float[Tensor, "batch alternatives dims"] | None = None,
     same: Bool[Tensor, "batch alternatives"] | None = None,
 ) -> Float[Tensor, ""]:
