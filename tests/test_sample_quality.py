@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group
 from tiny_base import tiny_pipeline
 
 from w2w_lib.evaluation.base_quality import frechet_distance, precision_recall, shuffle_patches
-from w2w_lib.evaluation.sample_quality import comparison_sets, sample_quality
+from w2w_lib.evaluation.sample_quality import comparison_sets, nearest_cosines, sample_quality
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.people.people_set import People
 
@@ -93,3 +94,11 @@ def test_pictures_that_cannot_be_shuffled(unchecked):
     for shape in ((1, 64, 60, 3), (1, 60, 60, 3)):
         with pytest.raises(ValueError, match="squares whose side is a multiple of 8"):
             shuffle_patches(np.zeros(shape, np.uint8), 0)
+
+
+def test_the_nearest_known_face_is_scipys(unchecked):
+    rng = np.random.default_rng(0)
+    faces, known = rng.normal(size=(5, 3, 8)), rng.normal(size=(20, 8))
+    np.testing.assert_allclose(nearest_cosines(faces, known), 1 - cdist(faces.mean(1), known, "cosine").min(1))
+    copies = np.repeat(known[:5, None], 3, axis=1)
+    np.testing.assert_allclose(nearest_cosines(copies, known), 1)

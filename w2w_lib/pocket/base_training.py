@@ -19,10 +19,12 @@ from w2w_lib.files.atomic import replacing, write_text
 from w2w_lib.files.regular import regular_file
 from w2w_lib.people.rendered.captions import VOCABULARY
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.pocket.codec import PatchCodec
 from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.text_training import end_positions, train_text_encoder
-from w2w_lib.pocket.training_data import BaseData, prepare_data
+from w2w_lib.pocket.text_states import end_positions
+from w2w_lib.pocket.text_training import train_text_encoder
+from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec
 from w2w_lib.training import compilation
 
 
@@ -33,7 +35,6 @@ class BaseTrainer:
         self.recipe, self.data, self.work, self.device = recipe, data, work, device
         self.tokenizer = build_tokenizer(VOCABULARY)
         self.text_encoder, self.text_read = train_text_encoder(recipe, data, work)
-        self.summaries = self._summaries()
         torch.manual_seed(recipe.seed)
         self.unet = self._new_unet()
         self.unet.set_attn_processor(AttnProcessor())
@@ -60,28 +61,20 @@ class BaseTrainer:
         return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
 
     @torch.no_grad()
-    def _summaries(self) -> Float[Tensor, "images captions width"]:
-        """The end-of-text state of every caption."""
-        parts = []
-        for tokens in tqdm(self.data.tokens.flatten(0, 1).split(512), desc="read captions"):
-            states = self._states(tokens)
-            parts.append(states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)].to(torch.bfloat16))
-        return torch.cat(parts).reshape(*self.data.tokens.shape[:2], -1)
-
-    @torch.no_grad()
     def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
         with torch.autocast("cpu", torch.bfloat16):
             return self.text_encoder(tokens.long()).last_hidden_state
 
     def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Float[Tensor, "batch tokens width"]:
-        """Text states of captions, or the end-of-text state alone: the whole caption in one vector.
+        """Text states of captions, or their last one alone, in which the encoder has seen all words.
 
-        A rank-1 adapter on keys and values shifts all positions alike, so the UNet must know how to read a person from
-        such a shift, not only from the words of a caption. To attend to one position is to attend to 77 equal ones.
+        To attend to one position is to attend to 77 equal ones.
         """
-        if summarised:
-            return self.summaries[rows, columns][:, None]
-        return self._states(self.data.tokens[rows, columns])
+        tokens = self.data.tokens[rows, columns]
+        states = self._states(tokens)
+        return (
+            states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)][:, None] if summarised else states
+        )
 
     def _loss(
         self, forward, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
@@ -173,13 +166,13 @@ class BaseTrainer:
         self.step, self.log = state["step"], state["log"]
         return True
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """The model with its averaged weights, as a pipeline in fp32 on the CPU."""
+    def pipeline(self, codec: PatchCodec) -> StableDiffusionPipeline:
+        """The model with its averaged weights and this codec, as a pipeline in fp32 on the CPU."""
         unet = self._new_unet()
         with torch.no_grad():
             torch._foreach_copy_([*unet.parameters()], [average.cpu() for average in self.ema.shadow_params])
         return StableDiffusionPipeline(
-            vae=self.data.codec,
+            vae=codec,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=unet.eval(),
@@ -251,7 +244,9 @@ def train_base(
         return _finished(recipe, out)
     _begin(recipe, work)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = BaseTrainer(recipe, prepare_data(recipe, work, compiled), work, device, compiled)
+    data = prepare_data(recipe, work)
+    codec = refined_codec(recipe, data, work, compiled)
+    trainer = BaseTrainer(recipe, data, work, device, compiled)
     trainer.load_checkpoint()
     recent = []
     bar = tqdm(total=recipe.steps, initial=trainer.step, desc="train base", unit="step", mininterval=10)
@@ -265,6 +260,6 @@ def train_base(
             recent.clear()
             trainer.save_checkpoint()
     bar.close()
-    trainer.pipeline().to(dtype=torch.float16).save_pretrained(out)
+    trainer.pipeline(codec).to(dtype=torch.float16).save_pretrained(out)
     write_text(json.dumps({"recipe": asdict(recipe), "log": trainer.log}, indent=1), out / "training.json")
     return trainer.log

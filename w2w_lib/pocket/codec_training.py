@@ -1,5 +1,6 @@
 """Train the codec's refiner: what a linear decoder blurs, a network that has seen many faces can add."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from w2w_lib.evaluation.lpips import LPIPS, SMALLEST
 from w2w_lib.files.atomic import replacing
 from w2w_lib.pocket.codec import PatchCodec
 from w2w_lib.training import compilation
 
 FACE = (0.25, 0.25, 0.875, 0.75)  # top, left, bottom, right of a portrait's face, in parts of the picture
+CROP = 0.75  # of a picture's side, that LPIPS sees
 
 
 def face_weight(height: int, width: int, weight: float) -> Float[Tensor, "height width"]:
@@ -30,21 +33,24 @@ def refine_codec(
     latents: Float[Tensor, "images channels cells cells"],
     work: Path,
     *,
-    channels: tuple[int, int] = (160, 96),
+    channels: Sequence[int] = (224, 128, 64),
     steps: int = 5000,
-    batch_size: int = 64,
+    batch_size: int = 32,
     learning_rate: float = 1e-3,
     noise: float = 0.2,
     weight: float = 3.0,
+    edges: float = 1.0,
+    perceptual: float = 1.0,
     seed: int = 0,
     compiled: bool = False,
     checkpoint_every: int = 500,
 ) -> PatchCodec:
     """The linear codec with a refiner trained on ``pixels``; continues from its checkpoint in ``work``.
 
-    The loss is the L1 distance of pixels and of their differences along rows and columns, so edges count twice. The
-    latents get up to ``noise`` standard deviations of noise: what a diffusion model samples is not exact either, and
-    the decoder learns to paint a clean face from it.
+    The loss is the L1 distance of pixels (the face's weighted by ``weight``), ``edges`` times that of their differences
+    along rows and columns, and ``perceptual`` times LPIPS. LPIPS sees a crop at a random place: its first layer looks
+    at every fourth pixel, and would else leave a grid. The latents get up to ``noise`` standard deviations of noise:
+    what a diffusion model samples is not exact either, and the decoder learns to paint a clean face from it.
     """
     torch.manual_seed(seed)
     codec = PatchCodec(**{**linear.config, "refiner_channels": channels})
@@ -61,7 +67,7 @@ def refine_codec(
         for name, part in parts.items():
             part.load_state_dict(state[name])
     forward = compilation.compiled(refiner) if compiled else refiner
-    weights = face_weight(*pixels.shape[-2:], weight)
+    loss_of = _Loss(face_weight(*pixels.shape[-2:], weight), edges, perceptual)
     bar = tqdm(total=steps, initial=done, desc="refine codec", unit="step", mininterval=10)
     for step in range(done, steps):
         rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -72,21 +78,44 @@ def refine_codec(
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             refined = forward(z.contiguous(memory_format=torch.channels_last))
-        loss = _distance(codec.decoder(z) + refined.float(), truth, weights)
-        loss.backward()
+        terms = loss_of(codec.decoder(z) + refined.float(), truth, rng)
+        sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(refiner.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         bar.update()
         if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-            bar.write(f"refine codec: step {step + 1}, loss {loss.item():.4f}")
+            bar.write(f"refine codec: step {step + 1}, " + ", ".join(f"{k} {v.item():.4f}" for k, v in terms.items()))
             with replacing(checkpoint) as partial:
                 torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step + 1}, partial)
     bar.close()
     return codec.requires_grad_(False).eval()
 
 
-def _distance(image: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    error = image - truth
-    edges = F.l1_loss(image.diff(dim=-1), truth.diff(dim=-1)) + F.l1_loss(image.diff(dim=-2), truth.diff(dim=-2))
-    return (error.abs() * weights).mean() + edges
+class _Loss:
+    """The terms of the loss by name, each with its weight; LPIPS is loaded only if it has one."""
+
+    def __init__(self, weights: Float[Tensor, "height width"], edges: float, perceptual: float):
+        self.weights, self.edges, self.perceptual = weights, edges, perceptual
+        self.lpips = LPIPS.load() if perceptual else None
+
+    def __call__(self, images: Tensor, truth: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        terms = {"pixels": ((images - truth).abs() * self.weights).mean()}
+        if self.edges:
+            along = [F.l1_loss(images.diff(dim=axis), truth.diff(dim=axis)) for axis in (-1, -2)]
+            terms["edges"] = self.edges * sum(along)
+        if self.lpips:
+            with torch.autocast("cpu", torch.bfloat16):
+                seen, wanted = _cropped(images, truth, rng)
+                with torch.no_grad():
+                    features = self.lpips.features(wanted)
+                terms["LPIPS"] = self.perceptual * self.lpips.distance(self.lpips.features(seen), features).mean()
+        return terms
+
+
+def _cropped(images: Tensor, truth: Tensor, rng: torch.Generator) -> list[Tensor]:
+    """The same crop of both, at a random place."""
+    sides = images.shape[-2:]
+    height, width = (max(SMALLEST, round(CROP * side)) for side in sides)
+    top, left = torch.rand(2, generator=rng).mul(torch.tensor(sides) - torch.tensor([height, width]) + 1).int().tolist()
+    return [one[..., top : top + height, left : left + width] for one in (images, truth)]

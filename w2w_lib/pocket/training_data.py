@@ -1,6 +1,7 @@
 """The pocket base's training set: people who appear nowhere else, rendered, encoded and captioned."""
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing, save_tensors
 from w2w_lib.models.prompts import IDENTIFIER
-from w2w_lib.people.rendered.captions import VOCABULARY, as_text, caption_features
+from w2w_lib.people.rendered.captions import VOCABULARY, all_features, altered, as_text, caption_features
 from w2w_lib.people.rendered.meaning import meaning
 from w2w_lib.people.rendered.person import sample_person
 from w2w_lib.people.rendered.population import render_population
@@ -23,6 +24,9 @@ from w2w_lib.pocket.codec import PatchCodec, fit_patch_codec
 from w2w_lib.pocket.codec_training import refine_codec
 from w2w_lib.pocket.recipe import CODEC_IMAGES, SPLIT, BaseRecipe
 
+OTHERS = 64  # pictures whose phrases alter the captions of the next ones
+TOKENISED = 100_000  # captions at a time
+
 
 @dataclass
 class BaseData:
@@ -30,6 +34,8 @@ class BaseData:
 
     latents: Float[Tensor, "images channels height width"]
     tokens: Int[Tensor, "images captions tokens"]
+    contrasted: Int[Tensor, "images captions versions tokens"]  # a caption, then with one phrase of another picture;
+    # without the identifier, which the text encoder has to keep apart from words, not learn to overlook
     mentioned: Bool[Tensor, "images captions features"]  # by the caption ...
     sizes: Int[Tensor, " features"]  # ... each described by so many numbers ...
     numbers: Float[Tensor, "images numbers"]  # ... which are these
@@ -55,6 +61,7 @@ def with_identifier(caption: str) -> str:
 def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
     texts, mentioned, numbers, identified = [], [], [], []
+    others = deque([all_features(sample_person(SPLIT, i), sample_view(SPLIT, i, 0)) for i in range(OTHERS)], OTHERS)
     for index in tqdm(range(recipe.people), desc="captions", unit="person"):
         person = sample_person(SPLIT, index)
         for number in range(recipe.views):
@@ -65,12 +72,21 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
             for _ in range(recipe.captions_per_view):
                 features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
                 identified.append(bool(features) and rng.random() < recipe.identifier_share)
-                texts.append(with_identifier(as_text(features)) if identified[-1] else as_text(features))
+                wrong = [altered(features, others[rng.integers(OTHERS)], rng) for _ in range(recipe.alternatives)]
+                plain, *wrong = (as_text(one) for one in (features, *wrong))
+                texts += [with_identifier(plain) if identified[-1] else plain, plain, *wrong]
                 mentioned.append([name in features for name in meant])
+            others.append(all_features(person, view))
     tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
-    ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    parts = [
+        tokenizer(texts[first : first + TOKENISED], padding="max_length", max_length=MAX_TOKENS, truncation=True)
+        for first in range(0, len(texts), TOKENISED)
+    ]
+    tokens = torch.cat([torch.tensor(part.input_ids, dtype=torch.int16) for part in parts])
+    tokens = tokens.reshape(*each, 2 + recipe.alternatives, MAX_TOKENS)
     return {
-        "tokens": torch.tensor(ids, dtype=torch.int16).reshape(*each, MAX_TOKENS),
+        "tokens": tokens[:, :, 0].contiguous(),
+        "contrasted": tokens[:, :, 1:].contiguous(),
         "mentioned": torch.tensor(mentioned).reshape(*each, -1),
         "sizes": torch.tensor([len(values) for values in meant.values()]),
         "numbers": torch.tensor(numbers),
@@ -78,13 +94,35 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     }
 
 
-def _refined(codec: PatchCodec, recipe: BaseRecipe, images, latents: Tensor, work: Path, compiled: bool) -> PatchCodec:
+def prepare_data(recipe: BaseRecipe, work: Path) -> BaseData:
+    """Render the base's people, fit the linear codec on them, encode and caption every view; cached in ``work``."""
+    cache = work / "data.safetensors"
+    if not cache.exists():
+        pixels = _render(recipe, work)
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))
+        fitted = pixels[order[:CODEC_IMAGES]]
+        codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels, recipe.patch)
+        with torch.no_grad():
+            latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
+        codec_weights = {f"codec.{k}": v for k, v in codec.state_dict().items()}
+        save_tensors({"latents": latents, **_caption(recipe), **codec_weights}, cache)
+    stored = load_file(cache)
+    codec = PatchCodec(latent_channels=recipe.latent_channels, patch=recipe.patch)
+    codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
+    held_out = min(64, recipe.people // 4) * recipe.views
+    kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
+    return BaseData(**kept, codec=codec, held_out=held_out)
+
+
+def refined_codec(recipe: BaseRecipe, data: BaseData, work: Path, compiled: bool = False) -> PatchCodec:
+    """The codec with its refiner, trained on the pictures of ``data``; kept in ``work``."""
     kept = work / "refiner.safetensors"
     if not kept.exists():
+        seen = slice(None, -data.held_out)
         trained = refine_codec(
-            codec,
-            images,
-            latents,
+            data.codec,
+            _render(recipe, work)[seen],
+            data.latents[seen],
             work,
             channels=recipe.refiner_channels,
             steps=recipe.refine_steps,
@@ -96,28 +134,6 @@ def _refined(codec: PatchCodec, recipe: BaseRecipe, images, latents: Tensor, wor
             compiled=compiled,
         )
         save_tensors(trained.state_dict(), kept)
-    refined = PatchCodec(**{**codec.config, "refiner_channels": recipe.refiner_channels})
+    refined = PatchCodec(**{**data.codec.config, "refiner_channels": recipe.refiner_channels})
     refined.load_state_dict(load_file(kept))
     return refined.requires_grad_(False).eval()
-
-
-def prepare_data(recipe: BaseRecipe, work: Path, compiled: bool = False) -> BaseData:
-    """Render the base's people, fit the codec on them, encode and caption every view; cached in ``work``."""
-    cache = work / "data.safetensors"
-    if not cache.exists():
-        pixels = _render(recipe, work)
-        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(recipe.seed))
-        fitted = pixels[order[:CODEC_IMAGES]]
-        codec = fit_patch_codec(fitted / 127.5 - 1, recipe.latent_channels)
-        with torch.no_grad():
-            latents = torch.cat([codec.encoder(part / 127.5 - 1) for part in pixels.split(512)]).contiguous()
-        codec_weights = {f"codec.{k}": v for k, v in codec.state_dict().items()}
-        save_tensors({"latents": latents, **_caption(recipe), **codec_weights}, cache)
-    stored = load_file(cache)
-    codec = PatchCodec(latent_channels=recipe.latent_channels)
-    codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
-    held_out = min(64, recipe.people // 4) * recipe.views
-    kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
-    seen = slice(None, -held_out)
-    codec = _refined(codec, recipe, _render(recipe, work)[seen], stored["latents"][seen], work, compiled)
-    return BaseData(**kept, codec=codec, held_out=held_out)
