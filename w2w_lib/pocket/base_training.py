@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -32,16 +31,16 @@ class BaseTrainer:
     """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; the text encoder is frozen."""
 
     def __init__(self, recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False):
-        self.recipe, self.data, self.work, self.device = recipe, data, work, device
+        self.recipe, self.data, self.work, self.device = recipe, data.to(device), work, device
         self.tokenizer = build_tokenizer(VOCABULARY)
-        self.text_encoder, self.text_read = train_text_encoder(recipe, data, work)
+        self.text_encoder, self.text_read = train_text_encoder(recipe, self.data, work)
         torch.manual_seed(recipe.seed)
         self.unet = self._new_unet()
         self.unet.set_attn_processor(AttnProcessor())
         self.scheduler = pocket_scheduler()
-        self.masters = [p.detach().clone().to(device) for p in self.unet.parameters()]
+        self.masters = [p.detach().clone().to(device).requires_grad_() for p in self.unet.parameters()]
         self.unet.to(device, torch.bfloat16, memory_format=torch.channels_last)
-        self.forward = compilation.compiled(self.unet) if compiled else self.unet
+        self.forward = compilation.compiled(self.unet, recorded=device != "cpu") if compiled else self.unet
         for master in self.masters:
             master.grad = torch.zeros_like(master)
         self.optimizer = torch.optim.AdamW(
@@ -52,7 +51,7 @@ class BaseTrainer:
             fused=True,
         )
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
-        self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
+        self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.weight = face_weight(*data.latents.shape[-2:], recipe.face_weight).to(device)
         self.step, self.log = 0, []
 
@@ -62,7 +61,7 @@ class BaseTrainer:
 
     @torch.no_grad()
     def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(tokens.device.type, torch.bfloat16):
             return self.text_encoder(tokens.long()).last_hidden_state
 
     def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Float[Tensor, "batch tokens width"]:
@@ -72,35 +71,38 @@ class BaseTrainer:
         """
         tokens = self.data.tokens[rows, columns]
         states = self._states(tokens)
-        return (
-            states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)][:, None] if summarised else states
-        )
+        if not summarised:
+            return states
+        return states[torch.arange(len(tokens), device=tokens.device), end_positions(tokens, self.tokenizer)][:, None]
 
     def _loss(
         self, forward, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
     ) -> Float[Tensor, " batch"]:
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
-        noisy = noisy.to(self.device, torch.bfloat16, memory_format=torch.channels_last)
-        prediction = forward(noisy, timesteps.to(self.device), text.to(self.device, torch.bfloat16)).sample
-        errors = F.mse_loss(prediction.float(), target.to(self.device), reduction="none")
+        noisy = noisy.to(torch.bfloat16, memory_format=torch.channels_last)
+        prediction = forward(noisy, timesteps, text.to(torch.bfloat16)).sample
+        errors = F.mse_loss(prediction.float(), target, reduction="none")
         return (errors * self.weight).mean((1, 2, 3))
 
-    def train_step(self) -> float:
+    def train_step(self) -> Float[Tensor, ""]:
         """One AdamW step; its randomness depends on the seed and the step alone, so runs resume exactly."""
-        recipe, data = self.recipe, self.data
-        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        count = len(data.latents) - data.held_out
-        rows = torch.randint(count, (recipe.batch_size,), generator=rng)
-        columns = torch.randint(data.tokens.shape[1], (recipe.batch_size,), generator=rng)
+        recipe, data, device = self.recipe, self.data, self.device
+        seed = recipe.seed * 1_000_003 + self.step
+        rng, coin = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
+        count, drawn = len(data.latents) - data.held_out, (recipe.batch_size,)
+        rows = torch.randint(count, drawn, generator=rng, device=device)
+        columns = torch.randint(data.tokens.shape[1], drawn, generator=rng, device=device)
         # One timestep in each of batch_size equal strata: the same expectation, less noise.
-        strata = (torch.arange(recipe.batch_size) + torch.rand(recipe.batch_size, generator=rng)) / recipe.batch_size
+        shifts = torch.rand(drawn, generator=rng, device=device)
+        strata = (torch.arange(recipe.batch_size, device=device) + shifts) / recipe.batch_size
         count = self.scheduler.config.num_train_timesteps
         timesteps = (strata * count).long().clamp(max=count - 1)  # a last stratum may round up to 1
-        noise = torch.randn(data.latents[rows].shape, generator=rng)
-        summarised = bool(torch.rand((), generator=rng) < recipe.summary_share)
+        latents = data.latents[rows]
+        noise = torch.randn(latents.shape, generator=rng, device=device)
+        summarised = torch.rand((), generator=coin).item() < recipe.summary_share
         text = self._text(rows, columns, summarised)
-        loss = self._loss(self.forward, data.latents[rows], noise, timesteps, text).mean()
+        loss = self._loss(self.forward, latents, noise, timesteps, text).mean()
         loss.backward()
         parameters = [*self.unet.parameters()]
         torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in parameters])
@@ -113,23 +115,23 @@ class BaseTrainer:
             parameter.grad = None
         self.ema.step(self.masters)
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
     @torch.no_grad()
     def caption_signal(self) -> dict[str, float]:
         """Denoising loss on people never trained on, with the right, the dropped and a wrong caption."""
-        rows = torch.arange(len(self.data.latents))[-self.data.held_out :]
+        rows = torch.arange(len(self.data.latents), device=self.device)[-self.data.held_out :]
         richest = self.data.mentioned[rows].sum(-1).argmax(1)
         rng = torch.Generator().manual_seed(1)
         latents = self.data.latents[rows]
-        noise = torch.randn(latents.shape, generator=rng)
-        timesteps = torch.linspace(300, 999, len(rows)).long()[torch.randperm(len(rows), generator=rng)]
+        noise = torch.randn(latents.shape, generator=rng).to(self.device)
+        timesteps = torch.linspace(300, 999, len(rows)).long()[torch.randperm(len(rows), generator=rng)].to(self.device)
         bare = self.tokenizer("person", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
         right = self._text(rows, richest, False)
         captions = {
             "right": right,
             "summary": self._text(rows, richest, True),
-            "dropped": self._states(bare).expand(len(rows), -1, -1),
+            "dropped": self._states(bare.to(self.device)).expand(len(rows), -1, -1),
             "wrong": right.roll(7, 0),
         }
         return {
@@ -173,7 +175,7 @@ class BaseTrainer:
             torch._foreach_copy_([*unet.parameters()], [average.cpu() for average in self.ema.shadow_params])
         return StableDiffusionPipeline(
             vae=codec,
-            text_encoder=self.text_encoder,
+            text_encoder=self.text_encoder.cpu(),
             tokenizer=self.tokenizer,
             unet=unet.eval(),
             scheduler=self.scheduler,
@@ -235,17 +237,17 @@ def train_base(
 ) -> list[dict]:
     """Train (or continue) the base, write it as a half-precision pipeline folder ``out``, return the loss log.
 
-    Interrupt it at any time: the next call continues from the last checkpoint in ``work``. The UNet trains on
-    ``device``, by default a GPU if there is one; all else is done by the CPU. ``compiled`` trains a third faster where
-    there is a C++ compiler. A base that is already in ``out`` is left as it is; ValueError if it was made by another
-    recipe.
+    Interrupt it at any time: the next call continues from the last checkpoint in ``work``. The networks train on
+    ``device``, by default a GPU if there is one; the CPU renders and writes captions. ``compiled`` trains a third
+    faster where there is a C++ compiler. A base that is already in ``out`` is left as it is; ValueError if it was made
+    by another recipe.
     """
     if (out / "training.json").exists():
         return _finished(recipe, out)
     _begin(recipe, work)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     data = prepare_data(recipe, work)
-    codec = refined_codec(recipe, data, work, compiled)
+    codec = refined_codec(recipe, data, work, device, compiled)
     trainer = BaseTrainer(recipe, data, work, device, compiled)
     trainer.load_checkpoint()
     recent = []
@@ -254,7 +256,7 @@ def train_base(
         recent.append(trainer.train_step())
         bar.update()
         if trainer.step % checkpoint_every == 0 or trainer.step == recipe.steps:
-            entry = {"step": trainer.step, "loss": float(np.mean(recent)), **trainer.caption_signal()}
+            entry = {"step": trainer.step, "loss": torch.stack(recent).mean().item(), **trainer.caption_signal()}
             trainer.log.append(entry)
             bar.write(json.dumps(entry))
             recent.clear()

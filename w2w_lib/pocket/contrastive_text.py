@@ -34,7 +34,7 @@ def info_nce(
     the ``same``.
     """
     text, pictures = F.normalize(text, dim=-1), F.normalize(pictures, dim=-1)
-    logits, own = scale * text @ pictures.T, torch.arange(len(text))
+    logits, own = scale * text @ pictures.T, torch.arange(len(text), device=text.device)
     of_pictures = logits.T
     if altered is not None:
         wrong = scale * torch.einsum("bd,bad->ba", pictures, F.normalize(altered, dim=-1))
@@ -87,7 +87,7 @@ def contrastive_loss(clip: SmallClip, data: BaseData) -> Callable[..., Tensor]:
 
     def loss(rows: Int[Tensor, " batch"], columns: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         tokens = data.contrasted[rows, columns]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(tokens.device.type, torch.bfloat16):
             captions = clip.embed_captions(tokens.flatten(0, 1)).float().unflatten(0, tokens.shape[:2])
             pictures = clip.embed_pictures(data.latents[rows]).float()
         same = (tokens[:, 1:] == tokens[:, :1]).all(-1)
@@ -103,4 +103,4 @@ def retrieved(
     """Share of captions whose own picture is the nearest of all these pictures."""
     captions, pictures = F.normalize(clip.embed_captions(tokens), dim=-1), clip.embed_pictures(latents)
     nearest = (captions @ F.normalize(pictures, dim=-1).T).argmax(1)
-    return (nearest == torch.arange(len(tokens))).float().mean().item()
+    return (nearest == torch.arange(len(tokens), device=nearest.device)).float().mean().item()

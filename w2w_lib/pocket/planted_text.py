@@ -39,9 +39,9 @@ def planted_loss(encoder: CLIPTextModel, data: BaseData, tokenizer: CLIPTokenize
 
     def loss(rows: Int[Tensor, " batch"], columns: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         tokens, truth = data.tokens[rows, columns], caption_targets(data, rows, columns)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(tokens.device.type, torch.bfloat16):
             states = encoder(tokens.long()).last_hidden_state
-        there = torch.arange(tokens.shape[1]) >= end_positions(tokens, tokenizer)[:, None]
+        there = torch.arange(tokens.shape[1], device=tokens.device) >= end_positions(tokens, tokenizer)[:, None]
         errors = (linear_readout(states.float(), truth.shape[1]) - truth[:, None]).square().mean(-1)
         return ((errors * there).sum(1) / there.sum(1)).mean() / truth.var(0).mean()
 

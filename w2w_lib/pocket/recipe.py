@@ -19,13 +19,14 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class BaseRecipe:
     """Everything that decides the trained base; the defaults are the shipped model's."""
 
-    people: Count = 24000
+    people: Count = 60000
     views: Count = 2
     image_size: Annotated[int, Field(ge=32)] = 128  # a multiple of the patch
     patch: Annotated[int, Field(ge=4, multiple_of=4)] = 16  # pixels a side of what one latent encodes
     latent_channels: Count = 32
     refiner_channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (224, 128, 64)  # coarse to fine
-    refine_steps: Count = 4500
+    refine_steps: Count = 8000
+    refine_detail: Annotated[float, Field(ge=0)] = 3.0  # the weight of fine detail's amount; see codec_training
     refine_batch_size: Count = 32
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
@@ -40,14 +41,14 @@ class BaseRecipe:
     alternatives: Count = 3  # of each caption, with one phrase of another picture, for contrastive training
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
-    steps: Count = 14500
+    steps: Count = 30000
     summary_share: Share = 0.0  # of batches that see of a caption its last state alone
     face_weight: Positive = 3.0  # of the loss where portraits have their face
-    batch_size: Count = 64
+    batch_size: Count = 128
     learning_rate: Positive = 8e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 300
     weight_decay: Share = 0.01
-    ema_decay: Share = 0.998
+    ema_decay: Share = 0.999
     seed: Seed = 0
 
     def __post_init__(self):

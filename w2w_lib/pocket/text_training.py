@@ -22,24 +22,27 @@ from w2w_lib.pocket.training_data import BaseData
 def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[CLIPTextModel, float]:
     """The text encoder, and how well it reads captions of people not trained on; kept in ``work``.
 
+    It is trained, and given, on the device where ``data`` is.
+
     The number is the share of their pictures found by their captions ("contrastive"), or of variance explained
     ("planted").
     """
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(VOCABULARY)
-    encoder = build_text_encoder(tokenizer, recipe.text_width, recipe.text_layers)
+    encoder, device = build_text_encoder(tokenizer, recipe.text_width, recipe.text_layers), data.tokens.device
     if recipe.text_objective == "planted":
         model, loss = encoder, planted_loss(encoder, data, tokenizer)
     else:
         model = SmallClip(encoder, data.latents.shape[1], data.latents.shape[-1])
         loss = contrastive_loss(model, data)
+    model.to(device)
     kept = work / "text_encoder.safetensors"
     if not kept.exists():
         _fit(model, loss, recipe, data)
         save_tensors(model.state_dict(), kept)
     model.load_state_dict(load_file(kept))
     model.requires_grad_(False).eval()
-    rows = torch.arange(len(data.tokens) - data.held_out, len(data.tokens))
+    rows = torch.arange(len(data.tokens) - data.held_out, len(data.tokens), device=device)
     if recipe.text_objective == "planted":
         return encoder, 1 - loss(rows, torch.zeros_like(rows)).item()
     richest = data.mentioned[rows].sum(-1).argmax(1)
@@ -49,15 +52,16 @@ def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[
 def _fit(model: nn.Module, loss_of: Callable[..., Tensor], recipe: BaseRecipe, data: BaseData) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), recipe.text_learning_rate, weight_decay=recipe.weight_decay)
     schedule = OneCycleLR(optimizer, recipe.text_learning_rate, total_steps=recipe.text_steps, pct_start=0.05)
-    rng = torch.Generator().manual_seed(recipe.seed)
+    device = data.tokens.device
+    rng, drawn = torch.Generator(device).manual_seed(recipe.seed), (recipe.text_batch_size,)
     bar = tqdm(range(recipe.text_steps), desc="train text encoder", unit="step", mininterval=10)
     for _ in bar:
-        rows = torch.randint(len(data.tokens) - data.held_out, (recipe.text_batch_size,), generator=rng)
-        columns = torch.randint(data.tokens.shape[1], (recipe.text_batch_size,), generator=rng)
+        rows = torch.randint(len(data.tokens) - data.held_out, drawn, generator=rng, device=device)
+        columns = torch.randint(data.tokens.shape[1], drawn, generator=rng, device=device)
         optimizer.zero_grad()
         loss = loss_of(rows, columns)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    bar.write(f"train text encoder: loss {loss.item():.3f}")

@@ -2,7 +2,8 @@
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from w2w_lib.files.atomic import replacing, save_tensors
 from w2w_lib.models.prompts import IDENTIFIER
+from w2w_lib.parallel import in_order, worker_count
 from w2w_lib.people.rendered.captions import VOCABULARY, all_features, altered, as_text, caption_features
 from w2w_lib.people.rendered.meaning import meaning
 from w2w_lib.people.rendered.person import sample_person
@@ -25,7 +28,7 @@ from w2w_lib.pocket.codec_training import refine_codec
 from w2w_lib.pocket.recipe import CODEC_IMAGES, SPLIT, BaseRecipe
 
 OTHERS = 64  # pictures whose phrases alter the captions of the next ones
-TOKENISED = 100_000  # captions at a time
+CAPTIONED = 250  # people at a time
 
 
 @dataclass
@@ -43,6 +46,11 @@ class BaseData:
     codec: PatchCodec
     held_out: int  # the last so many images are kept for the printed check
 
+    def to(self, device: str) -> "BaseData":
+        """The same on another device; the codec stays where it is."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        return BaseData(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in kept.items()})
+
 
 def _render(recipe: BaseRecipe, work: Path) -> UInt8[Tensor, "images 3 height width"]:
     path = work / "images.npy"
@@ -58,11 +66,29 @@ def with_identifier(caption: str) -> str:
     return re.sub(r"\b(?:a )?(person|man|woman)\b", rf"{IDENTIFIER} \1", caption, count=1)
 
 
+@cache
+def _tokenizer() -> CLIPTokenizer:
+    return build_tokenizer(VOCABULARY)
+
+
 def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
+    parts = [
+        (recipe, range(first, min(first + CAPTIONED, recipe.people))) for first in range(0, recipe.people, CAPTIONED)
+    ]
+    captioned = in_order(_caption_part, parts, worker_count(None))
+    done = [*tqdm(captioned, "captions", len(parts), unit_scale=CAPTIONED, unit="person")]
+    sizes = [len(values) for values in meaning(sample_person(SPLIT, 0), sample_view(SPLIT, 0, 0)).values()]
+    tensors = {name: torch.from_numpy(np.concatenate([part[name] for part in done])) for name in done[0]}
+    return tensors | {"sizes": torch.tensor(sizes)}
+
+
+def _caption_part(recipe: BaseRecipe, people: range) -> dict[str, np.ndarray]:
+    """The captions of some; the first of them are altered with phrases of those before them."""
     texts, mentioned, numbers, identified = [], [], [], []
-    others = deque([all_features(sample_person(SPLIT, i), sample_view(SPLIT, i, 0)) for i in range(OTHERS)], OTHERS)
-    for index in tqdm(range(recipe.people), desc="captions", unit="person"):
+    before = range(OTHERS) if people.start < OTHERS else range(people.start - OTHERS, people.start)
+    others = deque([all_features(sample_person(SPLIT, i), sample_view(SPLIT, i, 0)) for i in before], OTHERS)
+    for index in people:
         person = sample_person(SPLIT, index)
         for number in range(recipe.views):
             view = sample_view(SPLIT, index, number)
@@ -77,20 +103,15 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
                 texts += [with_identifier(plain) if identified[-1] else plain, plain, *wrong]
                 mentioned.append([name in features for name in meant])
             others.append(all_features(person, view))
-    tokenizer, each = build_tokenizer(VOCABULARY), (len(numbers), recipe.captions_per_view)
-    parts = [
-        tokenizer(texts[first : first + TOKENISED], padding="max_length", max_length=MAX_TOKENS, truncation=True)
-        for first in range(0, len(texts), TOKENISED)
-    ]
-    tokens = torch.cat([torch.tensor(part.input_ids, dtype=torch.int16) for part in parts])
-    tokens = tokens.reshape(*each, 2 + recipe.alternatives, MAX_TOKENS)
+    tokenizer, each = _tokenizer(), (len(numbers), recipe.captions_per_view)
+    found = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    tokens = np.array(found, np.int16).reshape(*each, 2 + recipe.alternatives, MAX_TOKENS)
     return {
-        "tokens": tokens[:, :, 0].contiguous(),
-        "contrasted": tokens[:, :, 1:].contiguous(),
-        "mentioned": torch.tensor(mentioned).reshape(*each, -1),
-        "sizes": torch.tensor([len(values) for values in meant.values()]),
-        "numbers": torch.tensor(numbers),
-        "identified": torch.tensor(identified).reshape(each),
+        "tokens": tokens[:, :, 0],
+        "contrasted": tokens[:, :, 1:],
+        "mentioned": np.array(mentioned).reshape(*each, -1),
+        "numbers": np.array(numbers, np.float32),
+        "identified": np.array(identified).reshape(each),
     }
 
 
@@ -114,7 +135,9 @@ def prepare_data(recipe: BaseRecipe, work: Path) -> BaseData:
     return BaseData(**kept, codec=codec, held_out=held_out)
 
 
-def refined_codec(recipe: BaseRecipe, data: BaseData, work: Path, compiled: bool = False) -> PatchCodec:
+def refined_codec(
+    recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False
+) -> PatchCodec:
     """The codec with its refiner, trained on the pictures of ``data``; kept in ``work``."""
     kept = work / "refiner.safetensors"
     if not kept.exists():
@@ -130,7 +153,9 @@ def refined_codec(recipe: BaseRecipe, data: BaseData, work: Path, compiled: bool
             learning_rate=recipe.refine_learning_rate,
             noise=recipe.refine_noise,
             weight=recipe.face_weight,
+            detail=recipe.refine_detail,
             seed=recipe.seed,
+            device=device,
             compiled=compiled,
         )
         save_tensors(trained.state_dict(), kept)
