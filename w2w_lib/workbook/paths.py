@@ -1,4 +1,4 @@
-"""Every place the workbook reads or writes, by name; nothing else in the project spells a path."""
+"""Every place the workbook reads or writes, by name; nothing else in the workbook spells a path."""
 
 import os
 import re
