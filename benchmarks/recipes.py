@@ -24,6 +24,7 @@ from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import encode_images
 from w2w_lib.people.people_set import People
 from w2w_lib.training.variants import ClassPictures, FleetVariants, class_pictures, drawn_contexts
+from w2w_lib.workbook.lifetime import ends_together
 from w2w_lib.workbook.settings import load
 from w2w_lib.workbook.yaml_files import read_mapping
 
@@ -50,6 +51,7 @@ def compare(base: Path, changes: dict, profile: str, people: int, gallery: int, 
     return try_recipes(variants, changes, shown.latents(pipeline), trial, settings.fleet_size)
 
 
+@ends_together()
 def main(
     bases: Annotated[list[Path], typer.Argument(help="Folders of base models.")],
     profile: Annotated[str, typer.Option(help="Whose recipe, prompts and sampling.")] = "pocket",

@@ -136,9 +136,9 @@ def test_a_wrong_setting_of_one_profile_leaves_the_others_as_they_are(elsewhere)
 
 
 def test_check_names_every_problem_of_every_profile(elsewhere):
-    local("smoke: {space: {leading: 0}, edit: {seed: -1}}\npocket: {space: {counts: [1000]}, invert: {people: 61}}\n")
+    local("smoke: {space: {leading: 0}, edit: {seed: -1}}\npocket: {space: {counts: [1000]}, invert: {val: 51}}\n")
     lines = settings.check()
-    found = ["smoke: space.leading", "smoke: edit.seed", "pocket: space.counts", "pocket: invert.people"]
+    found = ["smoke: space.leading", "smoke: edit.seed", "pocket: space.counts", "pocket: invert.val"]
     assert all(sum(name in line for line in lines) == 1 for name in found) and len(lines) == len(found)
     with pytest.raises(ValueError, match=r"\(and 1 more: `w2w check-settings` lists them\)"):
         settings.load("pocket")
@@ -245,17 +245,17 @@ def test_outputs_stay_in_their_folder(elsewhere, parts):
 def test_people_have_the_size_that_the_base_paints(elsewhere, pipeline_folder):
     configs = {
         "unet/config.json": {"sample_size": 16},
-        "vae/config.json": {"block_out_channels": [1, 1, 1]},
+        "vae/config.json": {"block_out_channels": [1, 1, 1, 1]},
         "scheduler/scheduler_config.json": {"num_train_timesteps": 500},
     }
     for name, values in configs.items():
         (pipeline_folder / name).parent.mkdir()
         (pipeline_folder / name).write_text(json.dumps(values))
     set_locally("pocket", "base.model", str(pipeline_folder))
-    assert not any("sets.size" in line for line in settings.check())  # 16 * 2 ** 2 = 64
+    assert not any("sets.size" in line for line in settings.check())  # 16 * 2 ** 3 = 128
     assert any("edit.inject_below is 1000, expected at most the timesteps" in line for line in settings.check())
     (pipeline_folder / "unet/config.json").write_text('{"sample_size": 8}')
-    assert any("people.sets.size is 64, expected 32" in line for line in settings.check())
+    assert any("people.sets.size is 128, expected 64" in line for line in settings.check())
     for broken in ("{", "[]", '{"sample_size": null}'):
         (pipeline_folder / "unet/config.json").write_text(broken)
         assert sum("base.model: " in line and "\n" not in line for line in settings.check()) == 1

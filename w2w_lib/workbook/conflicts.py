@@ -102,7 +102,8 @@ def _choices(profile: Profile) -> Iterator[str]:
     for name, changes in profile.invert.choices.items():
         place, changed = f"invert.choices.{name}", {**recipe, **changes}
         try:
-            TypeAdapter(PositiveInt).validate_python(changed.pop("components", 1), strict=True)
+            others = {"components": changed.pop("components", 1)}
+            TypeAdapter(dict[str, PositiveInt]).validate_python(others, strict=True)
             yield from _too_much(place, TypeAdapter(InversionRecipe).validate_json(json.dumps(changed), strict=True))
         except ValidationError as error:
             yield explain(error, place, [*recipe, "components"])

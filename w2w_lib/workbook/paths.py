@@ -1,4 +1,4 @@
-"""Every place the workbook reads or writes, by name; nothing else in the project spells a path."""
+"""Every place the workbook reads or writes, by name; nothing else in the workbook spells a path."""
 
 import os
 import re
@@ -16,7 +16,6 @@ DVC_LOCK = ROOT / "dvc.lock"
 LOCAL = ROOT / "local.yaml"  # settings of this machine alone, on top of params.yaml; git does not see it
 DATA = ROOT / "data"
 ATTRIBUTE_CLASSIFIER = DATA / "classifier" / "attributes.safetensors"
-LPIPS_WEIGHTS = DATA / "lpips" / "alexnet.safetensors"
 OUTPUTS = ROOT / "outputs"
 PIPELINE = OUTPUTS / ".pipeline"  # what DVC reads: written from params.yaml and local.yaml
 STRIPPED = OUTPUTS / ".stripped"
