@@ -267,6 +267,13 @@ def test_own_people_bring_their_labels_and_views(elsewhere):
     assert not settings.load("pocket").people.sets.source
 
 
+def test_the_readmes_settings_of_own_people_fit(elsewhere):
+    readme = (paths.PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    local(readme.split("## Your own people")[1].split("```yaml\n")[1].split("```")[0])
+    assert settings.check() == []
+    assert settings.load("pocket").people.sets.source == elsewhere / "my/people"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("UV", "uv")), reason="make needs uv")
 def test_make_refuses_an_unknown_profile_in_one_line():

@@ -53,7 +53,7 @@ def comparison_sets(
 def sample_quality(faces: Mapping[str, Float[np.ndarray, "_ dim"]], reference: str = "renders") -> pd.DataFrame:
     """Fréchet distance to, precision and recall against the ``reference`` set, of every other set of embeddings (rows).
 
-    ValueError where there is no such set.
+    Precision and recall are intervals. ValueError where there is no such set.
     """
     if reference not in faces:
         raise ValueError(f"no set {reference!r}{nearest(reference, map(str, faces))}")

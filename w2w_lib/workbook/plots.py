@@ -180,7 +180,7 @@ def whiskers(
         color = MUTED if name in controls else f"C{k}"
         ax.errorbar(found[:, 0], places, xerr=ends, fmt="o", ms=3.5, lw=1, color=color, label=literal(name))
     ax.set_yticks(range(len(rows)), _literal(rows))
-    ax.invert_yaxis()
+    ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set(xlabel=xlabel)
     if len(names) > 1:
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
