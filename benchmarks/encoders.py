@@ -59,7 +59,7 @@ FIRST_SEED = 20_000  # of prompted pictures, as in notebook 00
 EDITED = ("Male", "Young", "Eyeglasses", "Chubby")
 DRAWS = 16  # of noise and timestep for each person, to measure the use of captions
 ADDED = "BA c"  # what adapters add to keys and values, see prompt_reach
-GROUPS = 20  # of people, of whom one at a time is left out
+GROUPS = 12  # of people, of whom one at a time is left out
 
 
 # ---------------------------------------------------------------- numbers with intervals
