@@ -8,8 +8,9 @@ how well labels are read from adapters, how often edits succeed, and how much of
 Recipe, prompts, sampling and strength are the profile's. Each number has its 95% interval over people (over seeds where
 prompts alone are painted), and for every base but the first the paired difference from that one.
 
-Rendered people and each base's adapters are kept in the folder ``--work``: an interrupted run goes on there, and people
-can be added. At the default sizes two cores render for about three minutes, once, and take about seven for each base.
+Rendered people and each base's adapters are kept in the folder ``--work``: an interrupted run goes on there, and
+``--train`` and ``--others`` may grow. By arithmetic, at the default sizes two cores render for three minutes, once,
+and take seven for each base.
 """
 
 import json
