@@ -21,6 +21,7 @@ PIPELINE = OUTPUTS / ".pipeline"  # what DVC reads: written from params.yaml and
 STRIPPED = OUTPUTS / ".stripped"
 HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 PUBLISHED = ROOT / "published"  # numbers of the published notebooks, and what they come from
+ENCODERS = ROOT / "benchmarks" / "encoders.json"  # bases whose text encoders differ, compared
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
 STAGES = ("base", "people", "finetune", "space", "edit", "invert")
