@@ -41,7 +41,7 @@ class BaseRecipe:
     alternatives: Count = 3  # of each caption, with one phrase of another picture, for contrastive training
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
-    steps: Count = 30000
+    steps: Count = 14000
     summary_share: Share = 0.0  # of batches that see of a caption its last state alone
     face_weight: Positive = 3.0  # of the loss where portraits have their face
     batch_size: Count = 128
