@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from tiny_base import tiny_pipeline
 
 from w2w_lib.pocket.codec import PatchCodec, fit_patch_codec
-from w2w_lib.pocket.codec_training import refine_codec
+from w2w_lib.pocket.codec_training import fine_detail, refine_codec
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,21 @@ def discs(count, side=32):
     centre, radius = rng.uniform(10, 22, (count, 2, 1, 1)), rng.uniform(4, 9, (count, 1, 1))
     inside = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < radius**2
     return torch.from_numpy(np.repeat(inside[:, None] * 255, 3, 1).astype(np.uint8))
+
+
+def test_fine_detail_is_the_size_of_differences_wherever_they_are_in_a_window():
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    stripes = 0.1 * (-1) ** x.expand(1, 3, 32, 32)
+    along_rows, along_columns, curved_rows, curved_columns = fine_detail(stripes)
+    for found, expected in ((along_rows, 0.2), (curved_rows, 0.4), (along_columns, 0.0), (curved_columns, 0.0)):
+        torch.testing.assert_close(found, torch.full_like(found, expected), atol=4e-3, rtol=0)
+    moved, blurred = stripes.roll(1, -1), torch.zeros_like(stripes)
+    assert (moved - stripes).abs().mean() > (blurred - stripes).abs().mean()  # the pixels' distance prefers the blur
+    there = fine_detail(stripes)
+    same, less = (
+        [(a - b).abs().mean() for a, b in zip(fine_detail(one), there, strict=True)] for one in (moved, blurred)
+    )
+    assert max(same) < 1e-6 and min(less[0], less[2]) > 0.1
 
 
 @pytest.mark.slow
