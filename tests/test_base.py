@@ -198,6 +198,30 @@ def test_the_saved_weights_are_a_moving_average_of_those_trained(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("objective", ["contrastive", "joint"])
+def test_only_a_joint_text_encoder_learns_with_the_unet(tmp_path, objective):
+    changed = {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 4, "text_objective": objective}
+    recipe, work = BaseRecipe(**(SMALL | changed)), tmp_path / "work"
+    work.mkdir()
+    data = prepare_data(recipe, work)
+    trainer = BaseTrainer(recipe, data, work)
+    before = {name: tensor.clone() for name, tensor in trainer.text_encoder.state_dict().items()}
+    for _ in range(2):
+        trainer.train_step()
+    after = trainer.text_encoder.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before) == (objective == "joint")
+    trainer.save_checkpoint()
+    resumed = BaseTrainer(recipe, data, work)
+    assert resumed.load_checkpoint()
+    for one, other in zip(trainer.learned, resumed.learned, strict=True):
+        assert torch.equal(one, other)
+    saved = resumed.pipeline(data.codec).text_encoder.state_dict()
+    averages = trainer.ema.shadow_params[len(trainer.masters) :] or [*trainer.text_encoder.parameters()]
+    for found, expected in zip(saved.values(), averages, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.slow
 def test_the_last_stratum_has_no_timestep_beyond_the_last(tmp_path, monkeypatch):
     recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 1}))
     (tmp_path / "work").mkdir()

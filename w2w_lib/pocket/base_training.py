@@ -1,6 +1,7 @@
 """Train the pocket base, a small Stable Diffusion, on captioned renders of people who appear nowhere else."""
 
 import json
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from w2w_lib.training import compilation
 
 
 class BaseTrainer:
-    """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; the text encoder is frozen."""
+    """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; a "joint" text encoder learns with it."""
 
     def __init__(self, recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False):
         self.recipe, self.data, self.work, self.device = recipe, data.to(device), work, device
@@ -43,15 +44,17 @@ class BaseTrainer:
         self.forward = compilation.compiled(self.unet, recorded=device != "cpu") if compiled else self.unet
         for master in self.masters:
             master.grad = torch.zeros_like(master)
+        self.words = [*self.text_encoder.parameters()] if recipe.text_objective == "joint" else []
+        self.learned = [*self.masters, *self.words]
         self.optimizer = torch.optim.AdamW(
-            self.masters,
+            self.learned,
             recipe.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=recipe.weight_decay,
             fused=True,
         )
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
-        self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        self.ema = EMAModel(self.learned, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.weight = face_weight(*data.latents.shape[-2:], recipe.face_weight).to(device)
         self.step, self.log = 0, []
 
@@ -59,7 +62,6 @@ class BaseTrainer:
         recipe, size = self.recipe, self.data.latents.shape[-1]
         return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
 
-    @torch.no_grad()
     def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
         with torch.autocast(tokens.device.type, torch.bfloat16):
             return self.text_encoder(tokens.long()).last_hidden_state
@@ -106,14 +108,14 @@ class BaseTrainer:
         loss.backward()
         parameters = [*self.unet.parameters()]
         torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in parameters])
-        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
         self.optimizer.step()
         self.schedule.step()
         with torch.no_grad():
             torch._foreach_copy_(parameters, self.masters)
-        for parameter in parameters:
+        for parameter in (*parameters, *self.words):
             parameter.grad = None
-        self.ema.step(self.masters)
+        self.ema.step(self.learned)
         self.step += 1
         return loss.detach()
 
@@ -141,7 +143,7 @@ class BaseTrainer:
 
     def save_checkpoint(self) -> None:
         state = {
-            "masters": self.masters,
+            "learned": self.learned,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "ema": [p.clone() for p in self.ema.shadow_params],
@@ -159,7 +161,7 @@ class BaseTrainer:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
         with torch.no_grad():
-            for target, source in ((self.masters, state["masters"]), (self.ema.shadow_params, state["ema"])):
+            for target, source in ((self.learned, state["learned"]), (self.ema.shadow_params, state["ema"])):
                 torch._foreach_copy_(target, source)
             torch._foreach_copy_([*self.unet.parameters()], self.masters)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -170,12 +172,13 @@ class BaseTrainer:
 
     def pipeline(self, codec: PatchCodec) -> StableDiffusionPipeline:
         """The model with its averaged weights and this codec, as a pipeline in fp32 on the CPU."""
-        unet = self._new_unet()
+        unet, text_encoder = self._new_unet(), deepcopy(self.text_encoder).cpu()
+        averaged = [*unet.parameters(), *(text_encoder.parameters() if self.words else ())]
         with torch.no_grad():
-            torch._foreach_copy_([*unet.parameters()], [average.cpu() for average in self.ema.shadow_params])
+            torch._foreach_copy_(averaged, [average.cpu() for average in self.ema.shadow_params])
         return StableDiffusionPipeline(
             vae=codec,
-            text_encoder=self.text_encoder.cpu(),
+            text_encoder=text_encoder.eval(),
             tokenizer=self.tokenizer,
             unet=unet.eval(),
             scheduler=self.scheduler,

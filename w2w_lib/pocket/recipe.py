@@ -31,7 +31,7 @@ class BaseRecipe:
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
     channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (128, 192)
-    text_objective: Literal["contrastive", "planted"] = "contrastive"  # see text_training and planted_text
+    text_objective: Literal["contrastive", "planted", "joint"] = "contrastive"  # see text_training and planted_text
     text_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # of 4 heads
     text_layers: Count = 3
     text_steps: Count = 400

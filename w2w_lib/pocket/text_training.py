@@ -1,4 +1,7 @@
-"""Train the base's text encoder before the UNet starts; it is frozen from then on, as Stable Diffusion's was."""
+"""Train the base's text encoder before the UNet starts; it is frozen from then on, as Stable Diffusion's was.
+
+Or not: "joint" leaves it to the UNet's training (Rombach et al. 2022, section 3.3), whose loss it then lowers too.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +28,13 @@ def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[
     It is trained, and given, on the device where ``data`` is.
 
     The number is the share of their pictures found by their captions ("contrastive"), or of variance explained
-    ("planted").
+    ("planted"); "joint" is not trained here, and has none.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(VOCABULARY)
     encoder, device = build_text_encoder(tokenizer, recipe.text_width, recipe.text_layers), data.tokens.device
+    if recipe.text_objective == "joint":
+        return encoder.to(device), float("nan")
     if recipe.text_objective == "planted":
         model, loss = encoder, planted_loss(encoder, data, tokenizer)
     else:
