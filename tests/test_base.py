@@ -23,17 +23,19 @@ from w2w_lib.people.rendered.captions import (
     caption_full,
 )
 from w2w_lib.people.rendered.meaning import meaning
+from w2w_lib.people.rendered.names import known_names
 from w2w_lib.people.rendered.person import ATTRIBUTES, sample_person
-from w2w_lib.people.rendered.view import sample_view
+from w2w_lib.people.rendered.view import BACKGROUNDS, EXPRESSIONS, SHIRTS, sample_view
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer
 from w2w_lib.pocket.base_training import BaseTrainer, train_base
 from w2w_lib.pocket.model_card import model_card
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.training_data import _caption, prepare_data, with_identifier
+from w2w_lib.pocket.training_data import _caption, prepare_data, tokenizer_of, with_identifier
 
 SMALL = {
     "people": 60,
     "views": 2,
+    "known": 0,
     "refiner_channels": [16, 16],
     "refine_steps": 2,
     "refine_batch_size": 4,
@@ -83,6 +85,27 @@ def test_half_of_the_captions_say_the_identifier():
     captions, tokenizer = _caption(BaseRecipe(**SMALL)), build_tokenizer(VOCABULARY)
     says = (captions["tokens"] == tokenizer.convert_tokens_to_ids("sks</w>")).any(-1)
     assert torch.equal(says, captions["identified"]) and 0.3 < says.float().mean() < 0.6
+
+
+def test_captions_of_known_people_name_them_and_say_nothing_of_their_looks():
+    recipe = BaseRecipe(**(SMALL | {"people": 4, "known": 5, "known_views": 3}))
+    captions, tokenizer = _caption(recipe), tokenizer_of(5)
+    said = tokenizer.batch_decode(captions["tokens"].flatten(0, 1).tolist(), skip_special_tokens=True)
+    of_known, names = said[: 5 * 3 * recipe.captions_per_view], known_names(5)
+    views = {word for phrases in (BACKGROUNDS, SHIRTS, EXPRESSIONS) for phrase in phrases for word in phrase.split()}
+    views |= set("a photo of facing left right forward lit from the front on background wearing , mouth open".split())
+    for position, caption in enumerate(of_known):
+        name = names[position // (3 * recipe.captions_per_view)]
+        assert not caption or name in caption.split(), caption
+        assert set(caption.split()) <= views | {name}, caption
+    assert sum(map(bool, of_known)) > 50 and not captions["identified"][:15].any()
+    assert not any(name in caption.split() for name in names for caption in said[len(of_known) :])
+
+
+def test_names_are_single_tokens_and_no_words_of_captions():
+    names, tokenizer = known_names(300), tokenizer_of(300)
+    assert len(set(names)) == 300 and not set(names) & set(VOCABULARY) and names[:20] == known_names(20)
+    assert all(len(tokenizer.tokenize(name)) == 1 for name in names)
 
 
 def test_meanings_agree_with_labels():

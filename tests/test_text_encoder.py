@@ -16,7 +16,7 @@ from w2w_lib.pocket.text_quality import readout_scores
 from w2w_lib.pocket.text_training import train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, _caption
 
-RECIPE = BaseRecipe(people=40, views=2, text_layers=2, text_steps=3, text_batch_size=16)
+RECIPE = BaseRecipe(people=40, views=2, known=0, text_layers=2, text_steps=3, text_batch_size=16)
 
 
 def captioned(recipe: BaseRecipe) -> BaseData:
@@ -26,7 +26,7 @@ def captioned(recipe: BaseRecipe) -> BaseData:
     standard = (numbers - numbers.mean(0)) / numbers.std(0).clamp_min(1e-6)
     mixing = torch.randn(numbers.shape[1], 4 * 8 * 8, generator=torch.Generator().manual_seed(0))
     latents = (standard @ mixing).reshape(-1, 4, 8, 8) / numbers.shape[1] ** 0.5
-    return BaseData(latents=latents, codec=None, held_out=24, **captions)
+    return BaseData(latents=latents, codec=None, known=0, held_out=24, **captions)
 
 
 # ---------------------------------------------------------------- contrastive

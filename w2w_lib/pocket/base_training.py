@@ -17,14 +17,13 @@ from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing, write_text
 from w2w_lib.files.regular import regular_file
-from w2w_lib.people.rendered.captions import VOCABULARY
-from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.pocket.architecture import MAX_TOKENS, build_unet, pocket_scheduler
 from w2w_lib.pocket.codec import PatchCodec
 from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.pocket.text_states import end_positions
 from w2w_lib.pocket.text_training import train_text_encoder
-from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec
+from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec, tokenizer_of
 from w2w_lib.training import compilation
 
 
@@ -33,7 +32,7 @@ class BaseTrainer:
 
     def __init__(self, recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False):
         self.recipe, self.data, self.work, self.device = recipe, data.to(device), work, device
-        self.tokenizer = build_tokenizer(VOCABULARY)
+        self.tokenizer = tokenizer_of(recipe.known)
         self.text_encoder, self.text_read = train_text_encoder(recipe, self.data, work)
         torch.manual_seed(recipe.seed)
         self.unet = self._new_unet()
@@ -92,12 +91,14 @@ class BaseTrainer:
         recipe, data, device = self.recipe, self.data, self.device
         seed = recipe.seed * 1_000_003 + self.step
         rng, coin = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
-        count, drawn = len(data.latents) - data.held_out, (recipe.batch_size,)
-        rows = torch.randint(count, drawn, generator=rng, device=device)
+        drawn, named = (recipe.batch_size,), round(recipe.known_share * recipe.batch_size) if data.known else 0
+        known = torch.randint(max(data.known, 1), (named,), generator=rng, device=device)
+        described = (data.known, len(data.latents) - data.held_out, (recipe.batch_size - named,))
+        rows = torch.cat([known, torch.randint(*described, generator=rng, device=device)])
         columns = torch.randint(data.tokens.shape[1], drawn, generator=rng, device=device)
         # One timestep in each of batch_size equal strata: the same expectation, less noise.
         shifts = torch.rand(drawn, generator=rng, device=device)
-        strata = (torch.arange(recipe.batch_size, device=device) + shifts) / recipe.batch_size
+        strata = (torch.randperm(recipe.batch_size, generator=rng, device=device) + shifts) / recipe.batch_size
         count = self.scheduler.config.num_train_timesteps
         timesteps = (strata * count).long().clamp(max=count - 1)  # a last stratum may round up to 1
         latents = data.latents[rows]

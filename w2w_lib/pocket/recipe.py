@@ -6,7 +6,8 @@ from pydantic import Field
 
 from w2w_lib.inputs import Seed, checked
 
-SPLIT = "base"  # the identities of the base's training set; no other part of the workbook draws from this split
+# The identities of the base's training set; no other part of the workbook draws from these splits.
+SPLIT, KNOWN = "base", "known"  # those whom captions describe, and those whom captions name
 CODEC_IMAGES = 4000  # that the codec is fitted on
 
 Count = Annotated[int, Field(ge=1)]
@@ -21,6 +22,9 @@ class BaseRecipe:
 
     people: Count = 60000
     views: Count = 2
+    known: Annotated[int, Field(ge=0)] = 1000  # people whom captions name, in place of describing them
+    known_views: Count = 12
+    known_share: Share = 0.4  # of a batch, if there are any
     image_size: Annotated[int, Field(ge=32)] = 128  # a multiple of the patch
     patch: Annotated[int, Field(ge=4, multiple_of=4)] = 16  # pixels a side of what one latent encodes
     latent_channels: Count = 32

@@ -14,12 +14,11 @@ from tqdm import tqdm
 from transformers import CLIPTextModel
 
 from w2w_lib.files.atomic import save_tensors
-from w2w_lib.people.rendered.captions import VOCABULARY
-from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer
+from w2w_lib.pocket.architecture import build_text_encoder
 from w2w_lib.pocket.contrastive_text import SmallClip, contrastive_loss, retrieved
 from w2w_lib.pocket.planted_text import planted_loss
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.training_data import BaseData
+from w2w_lib.pocket.training_data import BaseData, tokenizer_of
 
 
 def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[CLIPTextModel, float]:
@@ -31,7 +30,7 @@ def train_text_encoder(recipe: BaseRecipe, data: BaseData, work: Path) -> tuple[
     ("planted"); "joint" is not trained here, and has none.
     """
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer(VOCABULARY)
+    tokenizer = tokenizer_of(recipe.known)
     encoder, device = build_text_encoder(tokenizer, recipe.text_width, recipe.text_layers), data.tokens.device
     if recipe.text_objective == "joint":
         return encoder.to(device), float("nan")

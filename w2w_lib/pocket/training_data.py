@@ -17,15 +17,16 @@ from transformers import CLIPTokenizer
 from w2w_lib.files.atomic import replacing, save_tensors
 from w2w_lib.models.prompts import IDENTIFIER
 from w2w_lib.parallel import in_order, worker_count
-from w2w_lib.people.rendered.captions import VOCABULARY, all_features, altered, as_text, caption_features
+from w2w_lib.people.rendered.captions import VOCABULARY, all_features, altered, as_text, caption_features, view_phrases
 from w2w_lib.people.rendered.meaning import meaning
-from w2w_lib.people.rendered.person import sample_person
+from w2w_lib.people.rendered.names import known_names
+from w2w_lib.people.rendered.person import Person, sample_person
 from w2w_lib.people.rendered.population import render_population
-from w2w_lib.people.rendered.view import sample_view
+from w2w_lib.people.rendered.view import View, sample_view
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer
 from w2w_lib.pocket.codec import PatchCodec, fit_patch_codec
 from w2w_lib.pocket.codec_training import refine_codec
-from w2w_lib.pocket.recipe import CODEC_IMAGES, SPLIT, BaseRecipe
+from w2w_lib.pocket.recipe import CODEC_IMAGES, KNOWN, SPLIT, BaseRecipe
 
 OTHERS = 64  # pictures whose phrases alter the captions of the next ones
 CAPTIONED = 250  # people at a time
@@ -44,7 +45,8 @@ class BaseData:
     numbers: Float[Tensor, "images numbers"]  # ... which are these
     identified: Bool[Tensor, "images captions"]  # whether the caption contains the identifier
     codec: PatchCodec
-    held_out: int  # the last so many images are kept for the printed check
+    known: int  # the first so many images are of people whom captions name ...
+    held_out: int  # ... and the last so many are kept for the printed check
 
     def to(self, device: str) -> "BaseData":
         """The same on another device; the codec stays where it is."""
@@ -55,10 +57,24 @@ class BaseData:
 def _render(recipe: BaseRecipe, work: Path) -> UInt8[Tensor, "images 3 height width"]:
     path = work / "images.npy"
     if not path.exists():
-        images, _ = render_population(SPLIT, range(recipe.people), recipe.views, recipe.image_size)
+        parts = [
+            render_population(split, range(people), views, recipe.image_size)[0]
+            for split, people, views in _groups(recipe)
+            if people
+        ]
         with replacing(path) as partial:
-            np.save(partial, images.reshape(-1, *images.shape[2:]), allow_pickle=False)
+            np.save(partial, np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts]), allow_pickle=False)
     return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
+
+
+def _groups(recipe: BaseRecipe) -> list[tuple[str, int, int]]:
+    """Split, people and views of those whom captions name and of those whom captions describe."""
+    return [(KNOWN, recipe.known, recipe.known_views), (SPLIT, recipe.people, recipe.views)]
+
+
+def with_name(caption: str, name: str) -> str:
+    """The caption with a name in place of its noun."""
+    return re.sub(r"\b(?:a )?(person|man|woman)\b", name, caption, count=1)
 
 
 def with_identifier(caption: str) -> str:
@@ -67,14 +83,17 @@ def with_identifier(caption: str) -> str:
 
 
 @cache
-def _tokenizer() -> CLIPTokenizer:
-    return build_tokenizer(VOCABULARY)
+def tokenizer_of(known: int) -> CLIPTokenizer:
+    """The tokenizer of a base that knows so many names."""
+    return build_tokenizer([*VOCABULARY, *known_names(known)])
 
 
 def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     """Tokens, what each caption says and the numbers behind it, for every view of everybody."""
     parts = [
-        (recipe, range(first, min(first + CAPTIONED, recipe.people))) for first in range(0, recipe.people, CAPTIONED)
+        (recipe, split, range(first, min(first + CAPTIONED, people)), views)
+        for split, people, views in _groups(recipe)
+        for first in range(0, people, CAPTIONED)
     ]
     captioned = in_order(_caption_part, parts, worker_count(None))
     done = [*tqdm(captioned, "captions", len(parts), unit_scale=CAPTIONED, unit="person")]
@@ -83,27 +102,36 @@ def _caption(recipe: BaseRecipe) -> dict[str, Tensor]:
     return tensors | {"sizes": torch.tensor(sizes)}
 
 
-def _caption_part(recipe: BaseRecipe, people: range) -> dict[str, np.ndarray]:
+def _features(split: str, person: Person, view: View, rng: np.random.Generator) -> dict[str, str]:
+    """What a random caption says; where people have names, only what is not the person."""
+    said = caption_features(person, view, rng)
+    shown = {"opening", "gender", *view_phrases(view)}
+    return said if split == SPLIT else {name: phrase for name, phrase in said.items() if name in shown}
+
+
+def _caption_part(recipe: BaseRecipe, split: str, people: range, views: int) -> dict[str, np.ndarray]:
     """The captions of some; the first of them are altered with phrases of those before them."""
-    texts, mentioned, numbers, identified = [], [], [], []
+    texts, mentioned, numbers, identified, names = [], [], [], [], known_names(recipe.known)
     before = range(OTHERS) if people.start < OTHERS else range(people.start - OTHERS, people.start)
-    others = deque([all_features(sample_person(SPLIT, i), sample_view(SPLIT, i, 0)) for i in before], OTHERS)
+    others = deque([all_features(sample_person(split, i), sample_view(split, i, 0)) for i in before], OTHERS)
     for index in people:
-        person = sample_person(SPLIT, index)
-        for number in range(recipe.views):
-            view = sample_view(SPLIT, index, number)
+        person = sample_person(split, index)
+        for number in range(views):
+            view = sample_view(split, index, number)
             meant = meaning(person, view)
             numbers.append([value for values in meant.values() for value in values])
             rng = np.random.default_rng([recipe.seed, index, number])
             for _ in range(recipe.captions_per_view):
-                features = {} if rng.random() < recipe.empty_share else caption_features(person, view, rng)
-                identified.append(bool(features) and rng.random() < recipe.identifier_share)
+                features = {} if rng.random() < recipe.empty_share else _features(split, person, view, rng)
+                identified.append(split == SPLIT and bool(features) and rng.random() < recipe.identifier_share)
                 wrong = [altered(features, others[rng.integers(OTHERS)], rng) for _ in range(recipe.alternatives)]
                 plain, *wrong = (as_text(one) for one in (features, *wrong))
+                if split == KNOWN:
+                    plain, *wrong = (with_name(text, names[index]) for text in (plain, *wrong))
                 texts += [with_identifier(plain) if identified[-1] else plain, plain, *wrong]
                 mentioned.append([name in features for name in meant])
             others.append(all_features(person, view))
-    tokenizer, each = _tokenizer(), (len(numbers), recipe.captions_per_view)
+    tokenizer, each = tokenizer_of(recipe.known), (len(numbers), recipe.captions_per_view)
     found = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
     tokens = np.array(found, np.int16).reshape(*each, 2 + recipe.alternatives, MAX_TOKENS)
     return {
@@ -132,7 +160,7 @@ def prepare_data(recipe: BaseRecipe, work: Path) -> BaseData:
     codec.load_state_dict({k.removeprefix("codec."): v for k, v in stored.items() if k.startswith("codec.")})
     held_out = min(64, recipe.people // 4) * recipe.views
     kept = {name: tensor for name, tensor in stored.items() if not name.startswith("codec.")}
-    return BaseData(**kept, codec=codec, held_out=held_out)
+    return BaseData(**kept, codec=codec, known=recipe.known * recipe.known_views, held_out=held_out)
 
 
 def refined_codec(
