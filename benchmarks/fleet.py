@@ -48,7 +48,6 @@ from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.memory import halved_fleet
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import profiles
-from w2w_lib.workbook.lifetime import ends_together
 
 GEMM_SIZE, GEMM_REPEATS, GEMM_TIMES = {"cpu": 2048, "cuda": 8192}, 10, 5
 REPEATS = 3  # of every way's timing
@@ -301,7 +300,6 @@ def _join(barrier: Barrier, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-@ends_together()
 def main(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base model; by default the pocket base.")] = "",
     random_sd15: Annotated[bool, typer.Option(help="Stable Diffusion 1.5's architecture with random weights.")] = False,

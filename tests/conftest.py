@@ -113,7 +113,7 @@ def toy_checkout(target: Path) -> Checkout:
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in listed]
         code = TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")])
         write_notebook(checkout.root / stage["cmd"].split()[2], code)
-    for name in ("base/pocket/model_index.json", "classifier/attributes.safetensors", "lpips/alexnet.safetensors"):
+    for name in ("base/pocket/model_index.json", "classifier/attributes.safetensors"):
         file = checkout.root / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")

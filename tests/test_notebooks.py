@@ -9,7 +9,6 @@ from statistics import median
 import pytest
 
 import w2w_lib
-from w2w_lib.evaluation import lpips
 from w2w_lib.workbook import paths, provenance, runner
 
 MEDIAN, MOST = 6, 25  # lines of a code cell, blank ones not counted
@@ -47,34 +46,13 @@ def test_no_execution_counts_are_kept(path):
 
 
 def test_a_stage_depends_on_all_that_its_notebook_imports(path):
-    needed = needed_by(path)
+    code = "\n".join(cell.source for cell in runner.code_cells(runner.read(path)))
+    needed = reached(imported(ast.parse(code)) | through_artefacts(ast.parse(code)))
     listed = provenance.dependencies(provenance.stage_of(path), "smoke")
     folders = [paths.ROOT / name for name in listed if name.startswith("w2w_lib")]
     assert folders and all(folder.exists() for folder in folders)
     missing = {module for module in needed if not any(file_of(module).is_relative_to(folder) for folder in folders)}
     assert not missing
-
-
-def test_a_stage_that_measures_lpips_depends_on_its_weights(path):
-    listed = provenance.dependencies(provenance.stage_of(path), "smoke")
-    assert (lpips.__name__ in needed_by(path)) == (paths.shown(lpips.WEIGHTS.parent) in listed)
-
-
-def test_only_the_workbook_imports_the_workbook():
-    files = (file.relative_to(paths.PACKAGE.parent).with_suffix("") for file in paths.PACKAGE.rglob("[!_]*.py"))
-    modules = {".".join(file.parts) for file in files}
-    importing = {module for module in modules if any(map(of_the_workbook, imports_of(module)))}
-    assert importing and all(map(of_the_workbook, importing))
-
-
-def of_the_workbook(module: str) -> bool:
-    return module.startswith("w2w_lib.workbook")
-
-
-def needed_by(notebook: Path) -> set[str]:
-    """The library's modules that a notebook uses, directly or not."""
-    code = ast.parse("\n".join(cell.source for cell in runner.code_cells(runner.read(notebook))))
-    return reached(imported(code) | through_artefacts(code))
 
 
 def reached(modules: set[str]) -> set[str]:

@@ -1,6 +1,6 @@
 """What an edit changed in the pictures, by an attribute classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -30,29 +30,17 @@ def side_effects(before: pd.DataFrame, after: Mapping[str, pd.DataFrame]) -> pd.
     return pd.DataFrame(rows).T
 
 
-def changes(before: pd.DataFrame, after: pd.DataFrame, attribute: str) -> pd.DataFrame:
-    """Of each person (row), how far an edit moved the logit of its attribute the wanted way, and all others anyhow.
+def spill(effects: pd.DataFrame) -> float:
+    """Mean size of the unwanted changes over that of the wanted ones (0: perfectly disentangled).
 
-    In standard deviations over the unedited people. ``wanted`` is positive where the logit went away from its first
-    sign; ``others`` is the mean size of the changes of all other attributes, whose signs cannot cancel. ValueError for
-    an unknown attribute.
+    NaN for a single edit, which has no unwanted changes; ValueError where the edits are not among the columns.
     """
-    for logits in (before, after):
-        _check_attributes([attribute], logits)
-    moved = (after - before) / before.std()
-    wanted = moved[attribute] * np.where(before[attribute] > 0, -1, 1)
-    return pd.DataFrame({"wanted": wanted, "others": moved.drop(columns=attribute).abs().mean(axis=1)})
-
-
-def at_equal_effect(wanted: float, effects: Sequence[float], values: Sequence[float]) -> float:
-    """What ``values``, measured at several strengths, would be where the wanted change is this one.
-
-    Interpolated linearly between neighbouring strengths; ``effects`` are the wanted changes at these strengths. NaN
-    outside of what was measured.
-    """
-    order = np.argsort(effects)
-    ordered = np.asarray(effects, float)[order], np.asarray(values, float)[order]
-    return float(np.interp(wanted, *ordered, left=np.nan, right=np.nan))
+    _check_attributes(list(effects.index), effects)
+    if len(effects) < 2:
+        return float("nan")
+    square = effects[list(effects.index)].to_numpy()
+    wanted = np.eye(len(square), dtype=bool)
+    return float(np.abs(square[~wanted]).mean() / np.abs(square[wanted]).mean())
 
 
 def _check_attributes(attributes: list[str], logits: pd.DataFrame) -> None:

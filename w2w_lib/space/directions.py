@@ -16,8 +16,8 @@ from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.tensors import floating, read_tensors
-from w2w_lib.inputs import described, finite_number, instance, known_seed, nearest, some, whole_number
-from w2w_lib.space.arguments import finite_rows
+from w2w_lib.inputs import described, finite_number, instance, nearest, some, whole_number
+from w2w_lib.space.arguments import finite_rows, known_seed
 from w2w_lib.space.weight_space import WeightSpace
 
 UNIT = 1e-3  # how far from 1 the length of a direction may be

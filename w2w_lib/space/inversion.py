@@ -1,22 +1,40 @@
 """Inversion: the point of w2w space whose model paints the person of a single picture."""
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import instance, some
+from w2w_lib.inputs import checked, instance, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
-from w2w_lib.space.arguments import finite_rows
-from w2w_lib.space.recipe import InversionRecipe
+from w2w_lib.space.arguments import LAST_SEED, finite_rows
 from w2w_lib.space.weight_space import WeightSpace
+
+
+@checked
+class InversionRecipe:
+    """Settings of the optimisation; coefficients are in standard deviations of the training models."""
+
+    steps: PositiveInt = 200
+    learning_rate: PositiveFloat = 0.1
+    batch: PositiveInt = 8  # noised copies of each picture in a step ...
+    at_once: PositiveInt = 64  # ... of so many pictures at a time, which is a matter of memory alone
+    prior: NonNegativeFloat = 1e-3  # weight of the squared coefficients: a pull towards the mean person
+    timesteps: tuple[int, int] = (0, 1000)
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
+
+    def __post_init__(self):
+        if not 0 <= self.timesteps[0] < self.timesteps[1]:
+            raise ValueError(f"timesteps: expected a first one and a later end, found {self.timesteps}")
 
 
 def invert(

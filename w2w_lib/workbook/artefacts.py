@@ -16,7 +16,7 @@ from w2w_lib.files.atomic import write_text
 from w2w_lib.inputs import nearest
 from w2w_lib.models.base import open_base
 from w2w_lib.people.people_set import People, person_index
-from w2w_lib.people.recipe import SETS
+from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.counterfactuals import render_counterfactuals
 from w2w_lib.space.directions import Direction, load_directions
 from w2w_lib.space.weight_space import WeightSpace
@@ -51,9 +51,9 @@ class Artefacts:
         return self._file("people", "classifier.safetensors") if self.own_people else paths.ATTRIBUTE_CLASSIFIER
 
     def people(self, split: str) -> People:
-        """The people of a split, ``train``, ``val`` or ``heldout``, or their ``_unseen`` pictures."""
-        if split not in SETS:
-            raise ValueError(f"no split {split!r}{nearest(str(split), SETS)}")
+        """The people of a split, ``train`` or ``heldout``."""
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}{nearest(str(split), SPLITS)}")
         return People.load(self._made(self._file("people", split), f"{split} people"))
 
     def dataset(self, split: str) -> WeightsDataset:

@@ -8,19 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import explain, nearest, problem
-from w2w_lib.models.recipe import IDENTIFIER, TIMESTEPS, Sampling
+from w2w_lib.models.prompts import IDENTIFIER
+from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.recipe import InversionRecipe
+from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import MOST, Changes, Profile
+from w2w_lib.workbook.sections import LARGEST_SEED, MOST, Profile, Targets
 
+TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
@@ -29,7 +31,7 @@ CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.js
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, _sizes, _changes, _choices, _attributes, _prompts, _base)
+    checks = (_amounts, _sizes, _changes, _attributes, _prompts, _base)
     return [line for check in checks for line in check(profile)]
 
 
@@ -42,32 +44,34 @@ def _sizes(profile: Profile) -> Iterator[str]:
         profile.invert,
     )
     evaluate = finetune.evaluate
-    yield from _at_most("space.counts", max(space.counts), "people.sets.train - 1", sets.train - 1)
-    yield from _at_most("space.leading", space.leading, "space.counts", max(space.counts))
+    yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
+    yield from _at_most("space.leading", space.leading, "space.components", space.components)
+    yield from _at_most("space.counts", max(space.counts), "space.components", space.components)
     yield from _at_most("space.pictured", space.pictured, "space.samples", space.samples)
+    yield from _at_most("edit.components", edit.components, "space.components", space.components)
+    yield from _at_most("invert.components", invert.components, "space.components", space.components)
     heldout = {
         "finetune.evaluate.people": evaluate.people,
+        "finetune.evaluate.watched": evaluate.watched,
         "space.heldout": space.heldout,
         "edit.people": edit.people,
         "invert.people": invert.people,
     }
-    heldout |= {"space.gallery": space.gallery, "edit.gallery": edit.gallery, "invert.gallery": invert.gallery}
     for name, value in heldout.items():
         yield from _at_most(name, value, "people.sets.heldout", sets.heldout)
-    judged = {"space.heldout": space, "edit.people": edit, "invert.people": invert}
-    for name, stage in judged.items():
-        yield from _at_most(name, heldout[name], "its gallery", stage.gallery)
-        yield from _at_most(f"{name.split('.')[0]}.val", stage.val, "people.sets.val", sets.val)
-    for name in ("watched", "sweep_people"):
-        yield from _at_most(f"finetune.evaluate.{name}", getattr(evaluate, name), "people.sets.val", sets.val)
+    yield from _at_most("finetune.evaluate.sweep_people", evaluate.sweep_people, "its people", evaluate.people)
     yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
     steps = finetune.recipe.steps
     yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
     if not sets.source:  # of one's own there may be fewer anyway
         yield from _at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
+    yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
+        yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
+        yield from _at_most("space.images", space.images, "people.sets.views", sets.views)
+        yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
 
 
 def _changes(profile: Profile) -> Iterator[str]:
@@ -83,30 +87,15 @@ def _changes(profile: Profile) -> Iterator[str]:
     for kind in ("again", "sweep"):
         for name, changes in getattr(evaluate, kind).items():
             place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
-            others = {field: changed.pop(field) for field in Changes.model_fields if field in changes}
+            targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
             try:
-                views = Changes.model_validate_json(json.dumps(others), strict=True).views
+                TypeAdapter(dict[str, Targets]).validate_python(targets)
                 found = TypeAdapter(FleetRecipe).validate_json(json.dumps(changed), strict=True)
                 yield from _too_much(place, found)
-                if not profile.people.sets.source:
-                    yield from _at_most(f"{place}.views", views or 1, "people.sets.views", profile.people.sets.views)
             except ValidationError as error:
-                yield explain(error, place, [*recipe, *Changes.model_fields])
-    if next(iter(evaluate.sweep.items()), None) != (AS_SET, {}):
-        yield f"finetune.evaluate.sweep: expected a first entry `{AS_SET}: {{}}`, to compare the others with"
-
-
-def _choices(profile: Profile) -> Iterator[str]:
-    """Of the recipe of inversion, each as it would be tried."""
-    recipe = asdict(profile.invert.recipe)
-    for name, changes in profile.invert.choices.items():
-        place, changed = f"invert.choices.{name}", {**recipe, **changes}
-        try:
-            others = {"components": changed.pop("components", 1)}
-            TypeAdapter(dict[str, PositiveInt]).validate_python(others, strict=True)
-            yield from _too_much(place, TypeAdapter(InversionRecipe).validate_json(json.dumps(changed), strict=True))
-        except ValidationError as error:
-            yield explain(error, place, [*recipe, "components"])
+                yield explain(error, place, [*recipe, "targets"])
+    if evaluate.sweep.get(AS_SET) != {}:
+        yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
 
 
 def _attributes(profile: Profile) -> Iterator[str]:
@@ -139,7 +128,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
 
 def _base(profile: Profile) -> Iterator[str]:
     """Against the configuration of the base model, where that is in place."""
-    timesteps = TIMESTEPS  # of a base that is not there yet
+    timesteps = TIMESTEPS
     if profile.base.model:
         try:
             if facts := _facts(paths.ROOT / profile.base.model):
@@ -168,8 +157,9 @@ def _amounts(profile: Profile) -> Iterator[str]:
 def _too_much(name: str, recipe: Any) -> Iterator[str]:
     for field, value in asdict(recipe).items():
         largest = max(value, default=0) if isinstance(value, tuple) else value
-        if isinstance(largest, int | float) and field != "seed":
-            yield from _at_most(f"{name}.{field}", largest, "anything in a recipe", MOST)
+        limit = ("any seed", LARGEST_SEED) if field == "seed" else ("anything in a recipe", MOST)
+        if isinstance(largest, int | float):
+            yield from _at_most(f"{name}.{field}", largest, *limit)
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:

@@ -10,7 +10,6 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from w2w_lib.files.atomic import write_if_changed, write_text
-from w2w_lib.inputs import a_path
 from w2w_lib.people.listing import list_files
 from w2w_lib.workbook import paths, settings
 
@@ -69,7 +68,7 @@ def sources() -> dict[str, str]:
 
 def _listing(sections: Any) -> str:
     given = [_at(sections, "people", "sets", name) for name in ("source", "labels")]
-    own = [paths.ROOT / a_path(path, "people's files") for path in given if isinstance(path, str)]
+    own = [paths.ROOT / paths.expanded(path) for path in given if isinstance(path, str)]
     return list_files(*own) if own else "rendered\n"
 
 
@@ -79,7 +78,7 @@ def _taking_part(written: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
 
 def _base_folder(sections: Any) -> Path | None:
     model = _at(sections, "base", "model")
-    return paths.ROOT / a_path(model, "a base model") if model and isinstance(model, str) else None
+    return paths.ROOT / paths.expanded(model) if model and isinstance(model, str) else None
 
 
 def _at(sections: Any, *names: str) -> Any:
@@ -113,7 +112,7 @@ def _record(profile: str, folder: Path) -> None:
 
 
 def _found(source: str) -> Path:
-    given = a_path(source, "a base model")
+    given = paths.expanded(source)
     if os.path.isfile(given):  # False for a name that no file can have
         raise ValueError(
             f"BASE={source!r} is a file, expected a folder: write it as one with "

@@ -1,23 +1,21 @@
 """The sections of params.yaml as typed models: one for each stage, with the ranges of every setting."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from w2w_lib.inputs import Seed, a_path
-from w2w_lib.lora.recipe import TARGETS
-from w2w_lib.models.recipe import Sampling
+from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.recipe import InversionRecipe
+from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
+LARGEST_SEED = 2**32 - 1
 WRITABLE = ("data", "outputs")  # the folders of the repository that runs write to
 
 
@@ -36,7 +34,7 @@ def _inside(path: Path) -> Path:
 def _located(recipe: PeopleRecipe) -> PeopleRecipe:
     """With paths that do not depend on where the process runs."""
     given = {name: path for name in ("source", "labels") if (path := getattr(recipe, name)) is not None}
-    return replace(recipe, **{name: paths.ROOT / a_path(path, "people's files") for name, path in given.items()})
+    return replace(recipe, **{name: paths.ROOT / paths.expanded(path) for name, path in given.items()})
 
 
 def _distinct(values: list) -> list:
@@ -46,6 +44,7 @@ def _distinct(values: list) -> list:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
@@ -55,8 +54,8 @@ Text = Annotated[str, BeforeValidator(_filled)]
 Prompts = Annotated[list[Text], Field(min_length=1)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
-Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(partial(a_path, expected="a base model"))]  # anywhere
-Targets = Literal[tuple(TARGETS)]
+Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
+Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
 
 
 class Section(BaseModel):
@@ -131,14 +130,6 @@ class PeopleStage(Section):
     thresholds: PeopleThresholds
 
 
-class Changes(Section):
-    """What a variant may change beside the recipe."""
-
-    targets: Targets | None = None
-    rank: Count | None = None
-    views: Count | None = None
-
-
 class FinetuneEvaluation(Section):
     check_steps: Count
     check_within: Share
@@ -148,6 +139,7 @@ class FinetuneEvaluation(Section):
     watched_at: Annotated[list[Count], Field(min_length=1)]
     class_images: Count
     people: Annotated[int, Field(ge=2, le=MOST)]
+    views: Count
     prompts: Prompts
     images: Count
     pictured: Annotated[int, Field(ge=2, le=MOST)]
@@ -174,42 +166,36 @@ class Finetune(Section):
     evaluate: FinetuneEvaluation
 
 
-class Judging(Section):
-    """Of the stages after fine-tuning: who is judged, against whom, and by which pictures.
-
-    Choices are made on ``val`` people. Pictures by models are compared with unseen ones of a ``gallery`` of held-out
-    people.
-    """
-
-    val: Count
-    gallery: Annotated[int, Field(ge=2, le=MOST)]
+class Space(Section):
+    components: Count
+    leading: Count
+    counts: Annotated[list[Count], Field(min_length=1)]
+    heldout: Annotated[int, Field(ge=2, le=MOST)]
+    samples: Annotated[int, Field(ge=2, le=MOST)]
     prompts: Prompts
+    images: Count
     pictured: Count
     sampling: Sampling
     first_seed: Seed
-
-
-class Space(Judging):
-    counts: Annotated[list[Count], Field(min_length=1)]
-    leading: Count
-    heldout: Annotated[int, Field(ge=2, le=MOST)]
-    samples: Annotated[int, Field(ge=2, le=MOST)]
-    images: Annotated[int, Field(ge=2, le=MOST)]
     min_auc: Share
     seed: Seed
 
 
-class Edit(Judging):
+class Edit(Section):
     attributes: Names
-    components: Annotated[list[Count], Field(min_length=1)]
+    components: Count
     strength: Strength
-    milder: Annotated[list[Share], Field(min_length=1)]
     people: Annotated[int, Field(ge=2, le=MOST)]
     strengths: Annotated[list[Strength], Field(min_length=1)]
+    hero: Index
     counterfactual: Text
     compose: Annotated[dict[Text, Strength], Field(min_length=1)]
     columns: Count
     inject_below: Annotated[list[Count], Field(min_length=1)]
+    prompts: Prompts
+    pictured: Count
+    sampling: Sampling
+    first_seed: Seed
     works_above: Share
     control_below: Share
     min_directions: Attributes
@@ -217,16 +203,20 @@ class Edit(Judging):
     seed: Seed
 
 
-class Invert(Judging):
+class Invert(Section):
     people: Annotated[int, Field(ge=2, le=MOST)]
+    components: Count
     recipe: InversionRecipe
-    choices: Annotated[dict[Text, dict[str, Any]], Field(min_length=1)]
     photo_recipe: InversionRecipe
-    photo_priors: Annotated[list[Positive], Field(min_length=1)]
     edits: Names
     strength: Strength
+    prompts: Prompts
     images: Count
+    views: Count
+    pictured: Count
     smoothing: Count
+    sampling: Sampling
+    first_seed: Seed
     min_auc: Share
 
 
