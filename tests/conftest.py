@@ -1,5 +1,6 @@
 """A throw-away checkout: the working tree as a commit would have it, in a repository of its own."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ruamel.yaml import YAML
 
-from w2w_lib.workbook import paths
+from w2w_lib.workbook import paths, runner
 
 pytest_plugins = ["shapes", "planted", "tiny_fleet", "people_folder", "base_folder", "own_settings"]
 
@@ -112,13 +113,21 @@ def toy_checkout(target: Path) -> Checkout:
         listed = stage["outs"] + stage.get("metrics", [])
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in listed]
         code = TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")])
-        write_notebook(checkout.root / stage["cmd"].split()[2], code)
+        notebook = stage["cmd"].split()[2]
+        write_notebook(checkout.root / notebook, code, never_called(paths.ROOT / notebook))
     for name in ("base/pocket/model_index.json", "classifier/attributes.safetensors"):
         file = checkout.root / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
     checkout.commit()
     return checkout
+
+
+def never_called(notebook: Path) -> str:
+    """A cell that imports what a real notebook does, but only when it is called."""
+    tree = ast.parse(runner.code(runner.read(notebook)))
+    statements = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return "\n    ".join(["def never_called():", *(line for line in statements if "w2w_lib" in line)])
 
 
 def enter(root: Path, monkeypatch) -> None:

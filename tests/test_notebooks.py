@@ -1,20 +1,16 @@
 """The notebooks' form, and what their stages depend on."""
 
 import ast
-from functools import cache
-from importlib.util import resolve_name
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-import w2w_lib
-from w2w_lib.workbook import paths, provenance, runner
+from w2w_lib.workbook import modules, paths, provenance, runner
 
 MEDIAN, MOST = 6, 25  # lines of a code cell, blank ones not counted
-# What a notebook reads of these is its settings, which are compared by value, and places.
-BY_VALUE = {"w2w_lib.workbook.paths", "w2w_lib.workbook.settings", "w2w_lib.workbook.profiles"}
-ARTEFACTS = "w2w_lib.workbook.artefacts"  # opens whatever a stage asks it for: what counts is what is asked for
 
 
 @pytest.fixture(params=runner.notebooks(), ids=lambda path: path.stem)
@@ -45,64 +41,33 @@ def test_no_execution_counts_are_kept(path):
     assert not any(cell.execution_count for cell in runner.code_cells(runner.read(path)))
 
 
-def test_a_stage_depends_on_all_that_its_notebook_imports(path):
-    code = "\n".join(cell.source for cell in runner.code_cells(runner.read(path)))
-    needed = reached(imported(ast.parse(code)) | through_artefacts(ast.parse(code)))
-    listed = provenance.dependencies(provenance.stage_of(path), "smoke")
-    folders = [paths.ROOT / name for name in listed if name.startswith("w2w_lib")]
-    assert folders and all(folder.exists() for folder in folders)
-    missing = {module for module in needed if not any(file_of(module).is_relative_to(folder) for folder in folders)}
-    assert not missing
+def test_a_stage_depends_on_all_that_its_notebook_loads(path):
+    code = runner.code(runner.read(path))
+    known = {paths.ROOT / name.partition(": ")[0] for name in modules.hashes(code)}
+    apart = {file_of(name) for name in {*modules.BY_VALUE, *loaded(f"import {modules.ARTEFACTS}")}}
+    own = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    files = {file_of(name) for name in loaded("\n".join(map(ast.unparse, own)))}
+    assert {file for file in files if file.name != "__init__.py"} <= known | apart
+    stage, listing = provenance.stage_of(path), paths.shown(runner.listing(path).with_suffix(runner.MODULES))
+    assert listing in provenance.dependencies(stage, "smoke")
 
 
-def reached(modules: set[str]) -> set[str]:
-    """These modules of the library and all that they import, directly or not."""
-    found, todo = set(), modules - BY_VALUE
-    while todo:
-        found |= todo
-        todo = {other for module in todo - {ARTEFACTS} for other in imports_of(module)} - found - BY_VALUE
-    return found
+def test_a_module_counts_for_those_that_reach_it_and_an_artefact_for_those_that_open_it():
+    with_space = "from w2w_lib.workbook.artefacts import Artefacts\nArtefacts('smoke').space.std"
+    assert "w2w_lib/space/weight_space.py" in modules.hashes(with_space)
+    assert "w2w_lib/workbook/artefacts.py: space_path" in modules.hashes(with_space)
+    without = modules.hashes(with_space.replace("space.std", "pipeline.unet"))
+    assert "w2w_lib/models/base.py" in without and not any("w2w_lib/space/" in name for name in without)
+    lazily = modules.hashes("from w2w_lib import WeightSpace")
+    assert lazily == modules.hashes("from w2w_lib.space.weight_space import WeightSpace")
+    assert "w2w_lib/people/rendered/anatomy.py" in modules.hashes("from w2w_lib import People")  # `from .anatomy`
 
 
-def through_artefacts(notebook: ast.AST) -> set[str]:
-    """The modules that the members of Artefacts use which a notebook uses."""
-    tree = ast.parse(file_of(ARTEFACTS).read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    module_of = {alias.name: next(iter(imported(node))) for node in imports for alias in node.names if imported(node)}
-    members = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    found, todo = set(), attributes(notebook) & members.keys()
-    while todo:
-        found |= todo
-        todo = {name for member in todo for name in attributes(members[member])} & members.keys() - found
-    names = {node.id for member in found for node in ast.walk(members[member]) if isinstance(node, ast.Name)}
-    return {module_of[name] for name in names & module_of.keys()}
-
-
-def attributes(tree: ast.AST) -> set[str]:
-    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-
-
-@cache
-def imports_of(module: str) -> frozenset[str]:
-    package = module if file_of(module).name == "__init__.py" else module.rpartition(".")[0]
-    return frozenset(imported(ast.parse(file_of(module).read_text(encoding="utf-8")), package))
-
-
-def imported(tree: ast.AST, package: str = "") -> set[str]:
-    """The library's modules that some code imports, wherever in it."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("w2w_lib.")}
-        if isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), package)
-            if source == "w2w_lib":
-                found |= {f"w2w_lib.{w2w_lib._HOME.get(alias.name, alias.name)}" for alias in node.names}
-            elif source.startswith("w2w_lib."):
-                inside = {f"{source}.{alias.name}" for alias in node.names}
-                modules = {name for name in inside if file_of(name).is_file()}
-                found |= modules | ({source} if modules != inside else set())
-    return found
+def loaded(statements: str) -> set[str]:
+    """The library's modules that Python itself has loaded after some statements."""
+    said = f"{statements}\nimport sys\nprint(*(name for name in sys.modules if name.startswith('w2w_lib.')))"
+    run = subprocess.run([sys.executable, "-c", said], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
 
 
 def file_of(module: str) -> Path:

@@ -40,7 +40,7 @@ def pretend_to_run(path: Path, printed: str = "smoke\n", **numbers: float) -> No
     notebook.metadata.w2w = {
         "profile": "smoke",
         "code_md5": runner.fingerprint(notebook),
-        "sources": provenance.sources(stage, "smoke", settings.written()["smoke"]),
+        "sources": provenance.sources(stage, runner.code(notebook), "smoke", settings.written()["smoke"]),
         "ran": {"began": "2026-01-01T00:00:00+00:00"},
     }
     for count, cell in enumerate(runner.code_cells(notebook), 1):
@@ -116,7 +116,7 @@ def test_the_check_needs_neither_dvc_nor_outputs_and_names_what_is_stale(own):
     edit(own.notebook("01_people"), "# Toy", "# Better words")
     assert problems() == ""
     edit(own.notebook("04_edit"), "print(profile)", "print(profile, 1)")
-    (own.root / "w2w_lib/training/fleet.py").write_text("# another\n")
+    edit(own.root / "w2w_lib/training/fleet.py", "\nclass Fleet", "\n# another\nclass Fleet")
     edit(own.root / "params.yaml", "first_seed: 3000", "first_seed: 3001")
     (own.root / "data/classifier/attributes.safetensors").write_text("another")
     (own.root / "published/smoke/metrics/space.json").write_text("{}")
@@ -140,7 +140,7 @@ def test_a_save_from_jupyter_is_told_apart_and_mended(own):
 def test_what_is_not_of_the_present_sources_is_not_published(own):
     before = own.touched()
     edit(own.notebook("04_edit"), "print(profile)", "print(profile, 1)")
-    (own.root / "w2w_lib/training/fleet.py").write_text("# another\n")
+    edit(own.root / "w2w_lib/training/fleet.py", "\nclass Fleet", "\n# another\nclass Fleet")
     choose(own, "smoke", invert__smoothing=2)
     pipeline.prepare()
     pretend_to_run(own.notebook("05_invert"))

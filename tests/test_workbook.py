@@ -127,9 +127,9 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
     assert own.changed("smoke") == {}
     edit(own.notebook("03_space"), "print(profile)", "print(profile, 1)")
     choose(own, "smoke", invert__smoothing=2)
-    (own.root / "w2w_lib/training/recipe.py").write_text("# another\n")
+    edit(own.root / "w2w_lib/training/fleet.py", "\nclass Fleet", "\n# another\nclass Fleet")
     assert own.changed("smoke") == {
-        "finetune@smoke": {"w2w_lib/training"},
+        "finetune@smoke": {"outputs/.stripped/02_finetune.modules"},
         "space@smoke": {"outputs/.stripped/03_space.py"},
         "invert@smoke": {"outputs/.pipeline/settings.yaml"},
     }

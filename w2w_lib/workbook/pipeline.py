@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from w2w_lib.files.atomic import write_if_changed
 from w2w_lib.files.folders import replace_folder, restore_folder
-from w2w_lib.workbook import paths, profiles, runner, settings
+from w2w_lib.workbook import modules, paths, profiles, runner, settings
 
 if TYPE_CHECKING:
     from w2w_lib.workbook.sections import BaseTraining
@@ -24,10 +24,15 @@ def prepare() -> list[Path]:
     """Bring what DVC compares up to date, touching only what differs; return the files that changed.
 
     DVC depends on a listing of each notebook's code cells (`outputs/.stripped/*.py`), so neither outputs nor prose nor
-    a save in Jupyter changes a stage; on one of each profile's own pictures of people, if it has any; and on the
-    settings of params.yaml and local.yaml together (`outputs/.pipeline`).
+    a save in Jupyter changes a stage; on the hashes of the library's modules that this code reaches (`*.modules`); on a
+    listing of each profile's own pictures of people, if it has any; and on the settings of params.yaml and local.yaml
+    together (`outputs/.pipeline`).
     """
-    listings = {runner.listing(path): runner.code(runner.read(path)) for path in runner.notebooks()}
+    codes = {path: runner.code(runner.read(path)) for path in runner.notebooks()}
+    listings = {runner.listing(path): code for path, code in codes.items()}
+    listings |= {
+        runner.listing(path).with_suffix(runner.MODULES): modules.listing(code) for path, code in codes.items()
+    }
     listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
     changed = [path for path, text in listings.items() if write_if_changed(text, path)]
     for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from w2w_lib.workbook import paths
+from w2w_lib.workbook import modules, paths
 from w2w_lib.workbook.yaml_files import read_mapping
 
 DVC_FILE = "a pipeline of DVC"
-OF_SOURCES = ("w2w_lib", "data")  # the other dependencies of a stage are made by the pipeline itself
+DATA = "data"  # ships; the other files that a stage depends on are made by the pipeline itself
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
-SKIPPED = ("__pycache__", "README.md")  # as .dvcignore: no code, and a model card holds times
+SKIPPED = "README.md"  # as .dvcignore: a model card holds times
 
 
 def stage_of(notebook: Path) -> str:
@@ -36,14 +36,16 @@ def dependencies(stage: str, profile: str, base: str | None = None) -> list[str]
         raise ValueError(f"{paths.DVC_YAML}: stage {stage!r} is not as we write it; `git restore dvc.yaml`") from None
 
 
-def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, str]:
-    """MD5 of every file and of the settings that a stage's outputs come from, by name.
+def sources(stage: str, code: str, profile: str, sections: Mapping[str, Any]) -> dict[str, str]:
+    """MD5 of all that a stage's outputs come from beside its notebook's ``code``, by name.
 
-    A stage that is not in the profile's pipeline is the base, which ships: it depends on the model and the classifier
+    These are the library's modules that the code reaches, shipped data, and the profile's settings of the stage. A
+    stage that is not in the profile's pipeline is the base, which ships: it depends on the model and the classifier
     themselves and not on the code that once trained them. ``sections`` are the profile's settings, as written.
     """
     model = sections["base"].get("model")
     listed = dependencies(stage, profile, model)
+    found = {} if listed is None else modules.hashes(code)
     if listed is None:
         training = sections["base"].get("training")
         if stage != "base" or not training:
@@ -51,8 +53,8 @@ def sources(stage: str, profile: str, sections: Mapping[str, Any]) -> dict[str, 
                 f"profile {profile!r} has no stage {stage!r}: expected one of dvc.yaml, or a base.training"
             )
         listed = [training["out"], training["classifier"]["file"]]
-    listed = [name for name in listed if name == model or Path(name).parts[0] in OF_SOURCES]
-    found = {paths.shown(file): md5(file) for file in _files(paths.ROOT / name for name in listed)}
+    listed = [name for name in listed if name == model or Path(name).parts[0] == DATA]
+    found |= {paths.shown(file): md5(file) for file in _files(paths.ROOT / name for name in listed)}
     written = json.dumps(sections.get(stage), sort_keys=True, default=str)
     return found | {f"{paths.PARAMS.name}: {profile}.{stage}": hashlib.md5(written.encode()).hexdigest()}
 
@@ -95,4 +97,4 @@ def _hashes(entry: Mapping[str, Any], kind: str) -> dict[str, str]:
 def _files(given: Iterable[Path]) -> Iterator[Path]:
     for path in given:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        yield from (file for file in inside if file.is_file() and not set(SKIPPED) & set(file.parts))
+        yield from (file for file in inside if file.is_file() and file.name != SKIPPED)

@@ -15,7 +15,7 @@ from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import some
 from w2w_lib.workbook import paths, settings
 from w2w_lib.workbook.provenance import dependencies, differences, locked, md5, sources, stage_of
-from w2w_lib.workbook.runner import code_cells, fingerprint, notebooks, read
+from w2w_lib.workbook.runner import code, code_cells, fingerprint, notebooks, read
 
 PROVENANCE = "provenance.json"
 BETWEEN = ("people", "weights", "space", "directions", "inversions")  # what stages hand to each other
@@ -81,7 +81,9 @@ def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: 
         return None if _intact(notebook, profile) else f"was not executed: {rerun}"
     if not _ran(executed, notebook, profile):
         return f"its executed copy ran other code: {rerun}"
-    if changed := differences(executed.metadata.w2w.get("sources", {}), sources(stage, profile, sections)):
+    if changed := differences(
+        executed.metadata.w2w.get("sources", {}), sources(stage, code(notebook), profile, sections)
+    ):
         return f"its executed copy is of another {some(changed, 3)} (params.yaml without local.yaml): {rerun}"
     metrics = paths.metrics(profile, stage)
     if not metrics.is_file():
@@ -113,7 +115,7 @@ def _stale(path: Path, profile: str, sections: dict, records: dict) -> str | Non
     record, stage = records[path.stem], stage_of(path)
     if record["code"] != fingerprint(notebook):
         return f"{paths.shown(folder(profile) / PROVENANCE)} is of other code: {rerun}"
-    if changed := differences(record["sources"], sources(stage, profile, sections)):
+    if changed := differences(record["sources"], sources(stage, code(notebook), profile, sections)):
         return f"its outputs are of another {some(changed, 3)}: {rerun}"
     if not _metrics(profile, stage).is_file() or md5(_metrics(profile, stage)) != record["metrics"]:
         return (

@@ -20,9 +20,10 @@ from nbformat import NotebookNode
 from w2w_lib.files.atomic import write_text
 from w2w_lib.files.regular import regular_file
 from w2w_lib.training.run_lock import HOLDER, holding
-from w2w_lib.workbook import paths, provenance, settings
+from w2w_lib.workbook import modules, paths, provenance, settings
 from w2w_lib.workbook.lifetime import ends_together
 
+MODULES = ".modules"  # what the listing of the library's modules ends with
 WAIT = 10.0  # seconds for another run of the profile to finish
 NO_MEMORY = (
     "the notebook's process was killed, most likely for want of memory (stopped in {}): "
@@ -99,13 +100,18 @@ def run(path: Path, profile: str, **parameters: str) -> str:
     settings.load(profile)  # what does not fit is said before a kernel starts
     with one_run(profile):
         notebook, stage = read(path), provenance.stage_of(path)
-        if listing(path).is_file() and listing(path).read_bytes() != code(notebook).encode():
+        text = code(notebook)
+        if _differs(listing(path), text):
             raise ValueError(f"{paths.shown(path)} was edited since DVC looked at it: run `w2w prepare` first")
+        if _differs(listing(path).with_suffix(MODULES), modules.listing(text)):
+            raise ValueError(
+                f"the library was edited since DVC looked at what {paths.shown(path)} uses: run `w2w prepare` first"
+            )
         began = datetime.now(UTC).isoformat(timespec="seconds")
         notebook.metadata.w2w = {
             "profile": profile,
             "code_md5": fingerprint(notebook),
-            "sources": provenance.sources(stage, profile, settings.written()[profile]),
+            "sources": provenance.sources(stage, text, profile, settings.written()[profile]),
             "ran": {"began": began} | provenance.versions(),
         }
         _set_parameters(notebook, path, {"profile": profile} | parameters)
@@ -117,8 +123,14 @@ def stamp(path: Path, profile: str) -> None:
     done = paths.outputs(profile, "notebooks", path.name)
     executed = read(done)
     sections = settings.written()[profile]
-    executed.metadata.w2w["sources"] = provenance.sources(provenance.stage_of(path), profile, sections)
+    found = provenance.sources(provenance.stage_of(path), code(executed), profile, sections)
+    executed.metadata.w2w["sources"] = found
     write_text(nbformat.writes(executed, version=4) + "\n", done)
+
+
+def _differs(file: Path, text: str) -> bool:
+    """Whether what DVC compares of it is there, and is not this."""
+    return file.is_file() and file.read_bytes() != text.encode()
 
 
 def _of_the_workbook(path: Path) -> Path:
