@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torchvision.models import alexnet
-
 from w2w_lib.evaluation.codec_quality import decoded_quality, sharpness
+
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.evaluation.lpips_weights import ArraysOnly
 
