@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from w2w_lib.evaluation.edit_judge import EditJudge, asked_for, change_of, described
+from w2w_lib.evaluation.edit_judge import EditJudge, change_of
 from w2w_lib.evaluation.edit_sweep import sweep
+from w2w_lib.evaluation.edit_words import asked_for, described
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.models.images import to_pixels
 

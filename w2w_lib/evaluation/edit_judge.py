@@ -11,38 +11,17 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from w2w_lib.evaluation.attributes import AttributeClassifier
-from w2w_lib.evaluation.base_quality import PROMPTS
+from w2w_lib.evaluation.edit_words import described
 from w2w_lib.evaluation.face_embedders import FaceEmbeddings, embed
 from w2w_lib.evaluation.faces import FACE_PIXELS, FALLBACK_BOX
 from w2w_lib.evaluation.identity_score import IdentityScale, identity_scores
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.evaluation.text_score import TextScorer, text_score
-from w2w_lib.inputs import nearest
 from w2w_lib.models.images import to_pixels
 
 AXES = "people shots height width 3"
-SUBJECT = "sks person"
 BATCH = 256  # pictures
-
-
-def described(attribute: str, given: bool) -> str:
-    """The words that give an attribute, or take it away; ValueError for one that captions have no words for."""
-    if attribute not in PROMPTS:
-        raise ValueError(f"no words for attribute {attribute!r}{nearest(str(attribute), PROMPTS)}")
-    return PROMPTS[attribute][0 if given else 1]
-
-
-def asked_for(prompt: str, attribute: str, given: bool) -> str:
-    """A personal model's prompt with the attribute in it: "sks person, smiling" as "sks man, smiling".
-
-    The paper's baseline "prompting" (Dravid et al. 2024, §4.3). ValueError for a prompt that does not name the person.
-    """
-    if SUBJECT not in prompt:
-        raise ValueError(f"prompt {prompt!r}: expected one with {SUBJECT!r} in it")
-    noun, *phrases = described(attribute, given).split(", ")
-    subject = SUBJECT if phrases else SUBJECT.replace("person", noun)
-    return prompt.replace(SUBJECT, ", ".join([subject, *phrases]), 1)
 
 
 def change_of(attribute: str) -> str:

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from w2w_lib.evaluation.edit_judge import asked_for
+from w2w_lib.evaluation.edit_words import asked_for
 from w2w_lib.evaluation.portraits import PromptSeed, portraits
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.lora.stacked import change_norm, stacked
