@@ -1,8 +1,19 @@
 """The words for an edit: what a prompt or a text score says of an attribute given or taken away."""
 
+from collections.abc import Sequence
+
 from w2w_lib.evaluation.base_quality import PROMPTS
-from w2w_lib.inputs import nearest
+from w2w_lib.inputs import nearest, some
 from w2w_lib.models.prompts import INSTANCE_PROMPT
+
+
+def with_words(attributes: Sequence[str]) -> list[str]:
+    """Those of the attributes that there are words for; ValueError where there are none."""
+    if known := [name for name in attributes if name in PROMPTS]:
+        return known
+    raise ValueError(
+        f"attributes {some(list(attributes))}: there are words for none of them; expected some of {some(list(PROMPTS))}"
+    )
 
 
 def described(attribute: str, given: bool) -> str:
