@@ -14,7 +14,7 @@ from w2w_lib.evaluation.attributes import AttributeClassifier
 from w2w_lib.evaluation.edit_words import described
 from w2w_lib.evaluation.face_embedders import FaceEmbeddings, embed
 from w2w_lib.evaluation.faces import FACE_PIXELS, FALLBACK_BOX
-from w2w_lib.evaluation.identity_score import IdentityScale, identity_scores
+from w2w_lib.evaluation.identity_score import IdentityScale, raw_identity
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.evaluation.text_score import TextScorer, text_score
@@ -62,8 +62,7 @@ class EditJudge:
     @cached_property
     def scale(self) -> IdentityScale:
         """Strangers 0, two pictures of one person 1, among the unedited pictures."""
-        shape = self.before.shape[:2]
-        return IdentityScale.fitted(self.faces.embeddings.reshape(*shape, -1), self.faces.found.reshape(shape))
+        return IdentityScale.fitted(self.faces.reshape(*self.before.shape[:2]))
 
     def shows(self, attribute: str) -> Bool[np.ndarray, " people"]:
         """Whether a person's unedited pictures show the attribute, on average."""
@@ -101,7 +100,8 @@ class EditJudge:
             "text": text_score(images, texts, self.scorer) - text_score(before, texts, self.scorer),
         }
         if faces:
-            raw = identity_scores(self.faces.rows(places), self.embedded(after))
+            own = FaceEmbeddings(self.embedder, self.faces.embeddings[places], self.faces.found[places])
+            raw = raw_identity(own, self.embedded(after))
             found |= {"identity": raw, "normalised_identity": self.scale.calibrated(raw), "faceless": np.isnan(raw)}
         found |= {change_of(name): changes[name] for name in changes}
         return self._by_person(found, places)

@@ -10,6 +10,7 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
+from w2w_lib.space.direction_methods import known_method
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.training.text_sliders import SliderRecipe
@@ -57,7 +58,7 @@ Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
 Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
 Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
-Method = Literal["paper", "class means", "joint", "lda", "logistic"]  # of w2w_lib.space.directions.fit_directions
+Method = Annotated[str, AfterValidator(known_method)]  # of fitting directions
 
 
 class Section(BaseModel):
