@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from w2w_lib.evaluation.edit_sweep import at_equal_effect, from_zero, pooled
-from w2w_lib.evaluation.edit_tables import averages, by_person, difference, signs
+from w2w_lib.evaluation.edit_tables import averages, by_person, difference, verdict
 from w2w_lib.evaluation.intervals import Interval
 from w2w_lib.evaluation.trade_off import area_under, compared, cost_at, reached, swept
 
@@ -78,4 +78,9 @@ def test_tables_are_means_over_people_and_differences_are_in_pairs():
     assert difference(scores, "effect", "strong", "weak").value == 1.0  # p0 counts for neither
     with pytest.raises(ValueError, match="no method 'week'"):
         difference(scores, "effect", "strong", "week")
-    assert signs([Interval(1, 0.5, 2), Interval(0, -1, 1), Interval(-1, -2, -0.1)]).tolist() == [1, 0, -1]
+
+
+def test_a_claim_is_told_only_by_an_interval_without_0():
+    above, about, below = Interval(1, 0.5, 2), Interval(0, -1, 1), Interval(-1, -2, -0.1)
+    assert [verdict(one, 1) for one in (above, about, below)] == ["holds", "cannot be told", "does not hold"]
+    assert verdict(below, -1) == "holds" and verdict(Interval(1, float("nan"), float("nan")), 1) == "cannot be told"

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from w2w_lib.evaluation.intervals import Interval, over_people
 from w2w_lib.inputs import nearest
@@ -53,6 +51,7 @@ def as_text(table: pd.DataFrame, digits: int = 2) -> pd.DataFrame:
     return table.map(lambda one: one.text(digits) if isinstance(one, Interval) else "")
 
 
-def signs(intervals: Sequence[Interval]) -> Float[np.ndarray, " intervals"]:
-    """1 where an interval lies above 0, -1 where below, 0 where it holds 0."""
-    return np.array([float(one.low > 0) - float(one.high < 0) for one in intervals])
+def verdict(difference: Interval, better: int) -> str:
+    """In words, whether a difference is as claimed: above 0 (``better`` 1) or below (-1), its interval without 0."""
+    low, high = sorted((better * difference.low, better * difference.high))
+    return "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told"
