@@ -1,10 +1,13 @@
 """The judge of edits, on pictures whose changes are made by hand."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from w2w_lib.evaluation.attributes import AttributeClassifier
 from w2w_lib.evaluation.edit_judge import EditJudge, change_of
 from w2w_lib.evaluation.edit_sweep import sweep
 from w2w_lib.evaluation.edit_words import asked_for, described
@@ -12,12 +15,11 @@ from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.models.images import to_pixels
 
 IDS = ["a", "b", "c"]
+RADIANS = 0.005  # for each level of grey
 
 
-class Brightness:
-    """Stands for a classifier: "Young" is how light a picture is above the middle, "Bald" how red."""
-
-    attributes = ("Young", "Bald")
+class Brightness(AttributeClassifier):
+    """Stands for a trained one: "Young" is how light a picture is above the middle, "Bald" how red."""
 
     def logits(self, images: np.ndarray) -> pd.DataFrame:
         means = images.reshape(len(images), -1, 3).mean(1)
@@ -25,12 +27,16 @@ class Brightness:
 
 
 class Words:
-    """Stands for a text scorer: how light the picture is, whatever the text."""
+    """Stands for CLIP: the darker the picture, the nearer to any text."""
 
-    name = "brightness"
+    name = "darkness"
 
-    def score(self, images: np.ndarray, texts: list[str]) -> np.ndarray:
-        return images.reshape(len(images), -1).mean(1)
+    def embed_images(self, images: np.ndarray) -> torch.Tensor:
+        angle = torch.tensor(images.reshape(len(images), -1).mean(1)) * RADIANS
+        return torch.stack([angle.cos(), angle.sin()], dim=1).float()
+
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0]]).expand(len(texts), 2)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def judge():
     rng = np.random.default_rng(0)
     levels = np.array([60, 70, 200])[:, None, None, None, None]
     before = (levels + rng.integers(-20, 20, (3, 2, 64, 64, 3))).astype(np.uint8)
-    return EditJudge(IDS, before, Brightness(), LPIPS.load(), Words())
+    return EditJudge(IDS, before, Brightness(("Young", "Bald")), LPIPS.load(), Words())
 
 
 def test_an_edit_is_measured_towards_the_opposite(judge):
@@ -52,7 +58,8 @@ def test_an_edit_is_measured_towards_the_opposite(judge):
     np.testing.assert_allclose(scores["effect"], 30 / unit, rtol=1e-6)
     np.testing.assert_allclose(scores[change_of("Young")], np.array([30, 30, -30]) / unit, rtol=1e-6)
     np.testing.assert_allclose(scores["spill"], 0, atol=1e-9)
-    np.testing.assert_allclose(scores["text"], [30, 30, -30], rtol=1e-6)
+    angles = [RADIANS * images.reshape(3, 2, -1).mean(2) for images in (judge.before, after)]
+    np.testing.assert_allclose(scores["text"], 100 * (np.cos(angles[1]) - np.cos(angles[0])).mean(1), rtol=1e-3)
     assert scores["turned"].tolist() == [0, 0, 0]
     with torch.no_grad():
         pair = (to_pixels(images.reshape(-1, 64, 64, 3)) for images in (judge.before, after))
@@ -74,7 +81,7 @@ def test_rows_and_shots_are_those_that_are_given(judge):
     with pytest.raises(ValueError, match="a row for each of them"):
         judge.changes(judge.before[:2], rows=[1])
     with pytest.raises(ValueError, match="expected as many"):
-        EditJudge(IDS[:2], judge.before, Brightness(), judge.lpips, Words())
+        EditJudge(IDS[:2], judge.before, Brightness(("Young", "Bald")), judge.lpips, Words())
 
 
 def test_context_leaves_the_face_out(judge):
@@ -95,7 +102,7 @@ def test_prompts_ask_for_the_opposite():
     assert described("Eyeglasses", False) == "person, no glasses"
     with pytest.raises(ValueError, match="'sks person' in it"):
         asked_for("a person", "Chubby", True)
-    with pytest.raises(ValueError, match="no words for attribute 'Chuby'; did you mean 'Chubby'"):
+    with pytest.raises(ValueError, match="no words for attribute 'Chuby', did you mean 'Chubby'"):
         described("Chuby", True)
 
 

@@ -62,7 +62,7 @@ def test_a_sweep_begins_with_no_edit():
     assert list(level["level"]) == [2.0, 2.0]  # the mean effect of the weak one, at its strongest
     assert level.loc["Bald", "weak"] == pytest.approx(0.95)
     assert level.loc["Bald", "strong"] == pytest.approx(1 - 0.1 / 3)  # two thirds of the strength
-    with pytest.raises(ValueError, match="no scores of method 'week'; did you mean 'weak'"):
+    with pytest.raises(ValueError, match="no scores of method 'week', did you mean 'weak'"):
         swept(scores, "week", "Bald", "effect")
 
 

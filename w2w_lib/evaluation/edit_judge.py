@@ -1,9 +1,10 @@
 """Pictures before and after an edit, measured as the paper's Table 1 does, and by what else the edit changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ class EditJudge:
     classifier: AttributeClassifier
     lpips: LPIPS
     scorer: TextScorer
+    scale: IdentityScale | None = None  # of real pictures
     embedder: str = "dlib"
     face_weights: Path | None = None
 
@@ -59,11 +61,6 @@ class EditJudge:
     def faces(self) -> FaceEmbeddings:
         return self.embedded(self.before)
 
-    @cached_property
-    def scale(self) -> IdentityScale:
-        """Strangers 0, two pictures of one person 1, among the unedited pictures."""
-        return IdentityScale.fitted(self.faces.reshape(*self.before.shape[:2]))
-
     def shows(self, attribute: str) -> Bool[np.ndarray, " people"]:
         """Whether a person's unedited pictures show the attribute, on average."""
         return self.logits[attribute].to_numpy().reshape(self.before.shape[:2]).mean(1) > 0
@@ -84,8 +81,8 @@ class EditJudge:
         ``turned``: share of pictures whose verdict is the wanted one; ``spill``: mean size of the changes of all other
         attributes' logits, in the same unit; ``lpips``; ``text``: change of the text score for the words of the wanted
         attribute; and with ``faces`` ``identity`` (cosine of the faces before and after), ``normalised_identity``
-        (strangers 0, another picture of the same person 1) and ``faceless``, the share of pictures in which a face is
-        missing before or after; these do not count for identity. The columns ``change_of`` hold the change of every
+        (by the ``scale``: strangers 0, another picture of the same person 1) and ``faceless``, the share of pictures in
+        which a face is missing before or after; these do not count for identity. The columns ``change_of`` hold the change of every
         attribute's logit. ``rows`` are the positions of the people of ``after``, whose first shots are compared.
         """
         images, places = _flat(as_pictures(after, AXES)), self._places(after, rows)
@@ -102,7 +99,8 @@ class EditJudge:
         if faces:
             own = FaceEmbeddings(self.embedder, self.faces.embeddings[places], self.faces.found[places])
             raw = raw_identity(own, self.embedded(after))
-            found |= {"identity": raw, "normalised_identity": self.scale.calibrated(raw), "faceless": np.isnan(raw)}
+            found |= {"identity": raw, "faceless": np.isnan(raw)}
+            found |= {"normalised_identity": self.scale.calibrated(raw)} if self.scale else {}
         found |= {change_of(name): changes[name] for name in changes}
         return self._by_person(found, places)
 
@@ -137,7 +135,7 @@ class EditJudge:
     def _changes(self, images: np.ndarray, places: np.ndarray) -> pd.DataFrame:
         return (self.classifier.logits(images) - self.logits.iloc[places].to_numpy()) / self.spread
 
-    def _by_person(self, found: dict[str, np.ndarray], places: np.ndarray) -> pd.DataFrame:
+    def _by_person(self, found: Mapping[str, Any], places: np.ndarray) -> pd.DataFrame:
         table = pd.DataFrame({name: np.asarray(values, float) for name, values in found.items()})
         table["person"] = np.asarray(self.people)[places // self.before.shape[1]]
         return table.groupby("person", sort=False).mean().reset_index()

@@ -44,10 +44,13 @@ def reached(effects: Mapping[str, Scores]) -> float:
     return float(min(np.nanmean(effect, axis=0).max() for effect in effects.values()))
 
 
-def compared(first: tuple[Scores, Scores], second: tuple[Scores, Scores], level: float, statistic=cost_at) -> Interval:
+def compared(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], level: float, statistic=cost_at
+) -> Interval:
     """How much more the first method costs than the second at equal effect, of the same people, with its interval.
 
-    Both are pairs of effects and costs. ValueError where they are not of the same people.
+    Both are pairs of effects and costs (people, strengths), each method with strengths of its own. ValueError where
+    they are not of the same people.
     """
     finite_number("level", level)
     scores = [np.asarray(one, float) for one in (*first, *second)]
