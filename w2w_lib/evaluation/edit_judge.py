@@ -82,8 +82,9 @@ class EditJudge:
         attributes' logits, in the same unit; ``lpips``; ``text``: change of the text score for the words of the wanted
         attribute; and with ``faces`` ``identity`` (cosine of the faces before and after), ``normalised_identity``
         (by the ``scale``: strangers 0, another picture of the same person 1) and ``faceless``, the share of pictures in
-        which a face is missing before or after; these do not count for identity. The columns ``change_of`` hold the change of every
-        attribute's logit. ``rows`` are the positions of the people of ``after``, whose first shots are compared.
+        which a face is missing before or after; these do not count for identity. The columns ``change_of`` hold the
+        change of every attribute's logit. ``rows`` are the positions of the people of ``after``, whose first shots are
+        compared.
         """
         images, places = _flat(as_pictures(after, AXES)), self._places(after, rows)
         before, shown = _flat(self.before)[places], self.shows(attribute)[places // self.before.shape[1]]
