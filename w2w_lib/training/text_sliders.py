@@ -82,7 +82,8 @@ def denoised_pool(pipeline: StableDiffusionPipeline, prompt: str, recipe: Slider
     §4.1); to sample anew for every training step would cost some ten passes through the UNet for each row.
     """
     parts = []
-    for seeds in torch.arange(recipe.pool_seeds).split(recipe.at_once):
+    for first in range(0, recipe.pool_seeds, recipe.at_once):
+        seeds = range(recipe.pool_seeds)[first : first + recipe.at_once]
         states = [seed_noise(pipeline, seeds).to(pipeline.device)]
 
         def keep(pipeline, step: int, timestep: Tensor, tensors: dict, states: list[Tensor] = states) -> dict:
