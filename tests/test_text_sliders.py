@@ -124,6 +124,7 @@ def test_the_pool_is_what_the_base_denoises(pipeline, pool):
         x = pool.noisy[:, i]
         unguided, prompted = (pipeline.unet(x, torch.tensor(t), text).sample for text in (empty, person))
         v = unguided + RECIPE.guidance * (prompted - unguided)
+        torch.testing.assert_close(pool.predicted[:, i], prompted, rtol=1e-4, atol=1e-5)
         clean = signal[t] ** 0.5 * x - (1 - signal[t]) ** 0.5 * v
         noise = signal[t] ** 0.5 * v + (1 - signal[t]) ** 0.5 * x
         if following is not None:
@@ -151,7 +152,8 @@ def test_a_slider_lowers_its_own_loss_at_either_kind_of_prediction():
 
 
 def test_rows_are_spread_over_the_steps():
-    pool = Pool(torch.arange(6.0).view(2, 3, 1, 1, 1), torch.tensor([999, 666, 333]))
+    numbered = torch.arange(6.0).view(2, 3, 1, 1, 1)
+    pool = Pool(numbered, numbered, torch.tensor([999, 666, 333]))
     x, t, wanted = draw_rows(torch.Generator().manual_seed(0), pool, -pool.noisy, 300)
     assert torch.equal(wanted, -x) and torch.equal(t, pool.timesteps[x.flatten().long() % 3])
     assert [int((t == own).sum()) for own in pool.timesteps] == [100] * 3

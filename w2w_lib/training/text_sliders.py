@@ -67,9 +67,10 @@ class SliderRecipe:
 
 
 class Pool(NamedTuple):
-    """Pictures of a prompt by the base itself, noisy as they were before every step of sampling."""
+    """Pictures of a prompt by the base itself, noisy as they were before every step, and what it predicts of them."""
 
     noisy: Float[Tensor, "seeds steps channels height width"]
+    predicted: Float[Tensor, "seeds steps channels height width"]  # for the prompt alone, without guidance
     timesteps: Int[Tensor, " steps"]
 
 
@@ -81,7 +82,8 @@ def denoised_pool(pipeline: StableDiffusionPipeline, prompt: str, recipe: Slider
     §4.1); to sample anew for every training step would cost some ten passes through the UNet for each row.
     """
     parts = []
-    for seeds in torch.arange(recipe.pool_seeds).split(recipe.at_once):
+    for first in range(0, recipe.pool_seeds, recipe.at_once):
+        seeds = range(recipe.pool_seeds)[first : first + recipe.at_once]
         states = [seed_noise(pipeline, seeds).to(pipeline.device)]
 
         def keep(pipeline, step: int, timestep: Tensor, tensors: dict, states: list[Tensor] = states) -> dict:
@@ -98,7 +100,8 @@ def denoised_pool(pipeline: StableDiffusionPipeline, prompt: str, recipe: Slider
             callback_on_step_end=keep,
         )
         parts.append(torch.stack(states[:-1], 1).cpu())  # the last is the finished picture
-    return Pool(torch.cat(parts), pipeline.scheduler.timesteps.cpu().clone())
+    noisy, timesteps = torch.cat(parts), pipeline.scheduler.timesteps.cpu().clone()
+    return Pool(noisy, _predict(pipeline, prompt, noisy, timesteps, recipe.at_once), timesteps)
 
 
 @torch.no_grad()
@@ -112,15 +115,12 @@ def slider_targets(
     formula is the same and its squared error changes by the factor 1 / α² of the timestep alone; at zero terminal SNR,
     where α is 0, only v is defined.
     """
-    noisy, timesteps = _rows(pool)
-    target = _predict(pipeline, concept.target, noisy, timesteps, recipe.at_once)
-    contrasts = concept.contrasts()
-    for positive, negative in contrasts:
-        towards = _predict(pipeline, positive, noisy, timesteps, recipe.at_once)
-        target += (
-            recipe.eta / len(contrasts) * (towards - _predict(pipeline, negative, noisy, timesteps, recipe.at_once))
-        )
-    return target.view_as(pool.noisy)
+
+    def predicted(prompt: str) -> Tensor:
+        return _predict(pipeline, prompt, pool.noisy, pool.timesteps, recipe.at_once)
+
+    contrasts = [predicted(positive) - predicted(negative) for positive, negative in concept.contrasts()]
+    return pool.predicted + recipe.eta * torch.stack(contrasts).mean(0)
 
 
 def slider_losses(
@@ -155,9 +155,9 @@ def train_text_sliders(
     No person's adapter and no picture takes part: sliders are applied on top of adapters (``w2w_lib.lora.stacked``).
     All start from PEFT's random A and B = 0 and are trained side by side; losses are summed, and each name has its own
     random stream, so that a slider does not depend on those beside it, up to rounding. What the base predicts is
-    computed for the whole pool before the first step: memory for 2 + sliders times its ``pool_seeds * pool_steps``
-    latents. ValueError for a layout of another base, no concepts, more steps of sampling than the base has timesteps,
-    and sliders that become NaN or infinite.
+    computed for the whole pool before the first step: memory for ``pool_seeds * pool_steps`` latents, twice for each
+    target prompt and once for each slider. ValueError for a layout of another base, no concepts, more steps of sampling
+    than the base has timesteps, and sliders that become NaN or infinite.
     """
     recipe = recipe or SliderRecipe()
     _check(pipeline, layout, concepts, recipe)
@@ -209,19 +209,15 @@ def draw_rows(
     return pool.noisy[seeds, steps], pool.timesteps[steps], targets[seeds, steps]
 
 
-def _rows(pool: Pool) -> tuple[Tensor, Tensor]:
-    """Every (x_t, t) of a pool."""
-    return pool.noisy.flatten(0, 1), pool.timesteps.repeat(len(pool.noisy))
-
-
 def _predict(pipeline: StableDiffusionPipeline, prompt: str, noisy: Tensor, timesteps: Tensor, at_once: int) -> Tensor:
-    """What the base alone predicts, noise or velocity, on the CPU in fp32."""
+    """What the base alone predicts of a pool, noise or velocity, on the CPU in fp32."""
     text, dtype, device = encode_prompts(pipeline, [prompt]), next(pipeline.unet.parameters()).dtype, pipeline.device
+    rows = zip(noisy.flatten(0, 1).split(at_once), timesteps.repeat(len(noisy)).split(at_once), strict=True)
     parts = [
         pipeline.unet(x.to(device, dtype), t.to(device), text.to(dtype).expand(len(x), -1, -1)).sample.float().cpu()
-        for x, t in zip(noisy.split(at_once), timesteps.split(at_once), strict=True)
+        for x, t in rows
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).view_as(noisy)
 
 
 def _check(
