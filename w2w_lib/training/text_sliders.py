@@ -140,7 +140,7 @@ def slider_losses(
     with apply_adapters(unet, layout, weights, max(1, len(noisy) // len(weights))):
         prediction = unet(noisy.to(dtype), timesteps, texts.to(dtype)).sample
     errors = F.mse_loss(prediction.float(), targets, reduction="none")
-    return errors.view(len(weights), -1).mean(1)
+    return errors.mean((1, 2, 3)).view(len(weights), -1).mean(1)
 
 
 def train_text_sliders(
