@@ -129,7 +129,7 @@ def slider_losses(
     weights: Float[Tensor, "sliders d"],
     noisy: Float[Tensor, "batch channels height width"],
     timesteps: Int[Tensor, " batch"],
-    texts: Float[Tensor, "batch tokens width"],
+    texts: Float[Tensor, "batch tokens text_width"],
     targets: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, " sliders"]:
     """Mean squared error of each slider's predictions on its own equal share of the rows, differentiable in weights.
@@ -140,7 +140,7 @@ def slider_losses(
     with apply_adapters(unet, layout, weights, max(1, len(noisy) // len(weights))):
         prediction = unet(noisy.to(dtype), timesteps, texts.to(dtype)).sample
     errors = F.mse_loss(prediction.float(), targets, reduction="none")
-    return errors.reshape(len(weights), -1).mean(1)
+    return errors.mean((1, 2, 3)).view(len(weights), -1).mean(1)
 
 
 def train_text_sliders(
@@ -159,7 +159,7 @@ def train_text_sliders(
     target prompt and once for each slider. ValueError for a layout of another base, no concepts, more steps of sampling
     than the base has timesteps, and sliders that become NaN or infinite.
     """
-    recipe = recipe or SliderRecipe()
+    recipe = SliderRecipe() if recipe is None else recipe
     _check(pipeline, layout, concepts, recipe)
     prompts = dict.fromkeys(concept.target for concept in concepts.values())
     pools = {prompt: denoised_pool(pipeline, prompt, recipe) for prompt in prompts}
