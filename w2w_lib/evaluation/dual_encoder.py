@@ -43,7 +43,7 @@ WIDTH, WORD_WIDTH, PHRASE_WIDTH = 128, 128, 256  # of the common space, of a wor
 FIRST_TEMPERATURE, COLDEST = 0.07, 0.01  # Radford et al. 2021, section 2.5
 TOGETHER = 256  # pictures embedded at once
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 4e-3, 0.01
-ALTERED = 8  # captions with one phrase changed, for each picture
+ALTERED_WEIGHT = 3  # of telling captions from ones with a phrase altered, beside telling those of a batch
 GENDER_SAID = 0.5  # share of captions whose noun is man or woman
 CONTRAST, NOISE = 0.15, 0.05  # of the pictures that it is trained on, as the attribute classifier's
 LARGEST_SEED = 2**63 - 1  # PyTorch's
@@ -145,9 +145,10 @@ def train_dual_encoder(
 ) -> DualEncoder:
     """Train on pictures and all that is true of them (``what_there_is_to_say``), by InfoNCE (Radford et al. 2021).
 
-    A caption has some of the picture's phrases, often a few. A picture also has to tell its caption from ones with a
-    phrase altered (Yuksekgonul et al. 2023); other pictures' captions that are true of it do not count as wrong.
-    ValueError where there is not a row of phrases for each picture, and for fewer than two pictures.
+    A caption has some of the picture's phrases, often a few. A picture also has to tell its caption from ones with one
+    phrase altered (Yuksekgonul et al. 2023), without which it learns but the coarsest features. Other pictures'
+    captions that are true of it do not count as wrong. ValueError where there is not a row of phrases for each
+    picture, and for fewer than two pictures.
     """
     epochs, seed = whole_number("epochs", epochs), whole_number("seed", seed, 0, LARGEST_SEED)
     if len(as_pictures(images)) != len(truths) or len(images) < 2:
@@ -194,26 +195,30 @@ def contrastive_loss(
     truths: Int[Tensor, "batch features"],
     mentioned: Bool[Tensor, "batch features"],
 ) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of telling pictures' captions, which mention some of their truths, by cosines."""
+    """Cross-entropies of telling pictures' captions, which mention some of their truths, by cosines.
+
+    Pictures and captions of the batch from each other, both ways; and each picture's caption, with every feature said
+    in turn, from the same with another phrase for that feature.
+    """
     pictures, table, own = encoder(pixels), encoder.phrase_table(), torch.arange(len(pixels))
     scale = encoder.log_scale.clamp(max=-math.log(COLDEST)).exp()
-    all_true = F.one_hot(truths, len(PHRASES)).sum(1).float()
-    counts = (F.one_hot(truths, len(PHRASES)) * mentioned[..., None]).sum(1).float()
-    also_true = (1 - all_true) @ counts.T == 0  # of picture i, caption j
-    also_true[own, own] = False
-    counts[:, PHRASES.index(ANYBODY)] = (~mentioned[:, GENDER]).float()
+    said, shown = mentioned.clone(), truths.clone()
+    said[:, GENDER], shown[~mentioned[:, GENDER], GENDER] = True, PHRASES.index(ANYBODY)  # there is always a noun
+    counts = (F.one_hot(shown, len(PHRASES)) * said[..., None]).sum(1).float()
+    true = F.one_hot(truths, len(PHRASES)).sum(1).float()
+    true[:, PHRASES.index(ANYBODY)] = 1
+    also_true = ((1 - true) @ counts.T == 0) & (own[:, None] != own)  # of picture i, caption j
     captions = counts @ table
     between = (scale * pictures @ F.normalize(captions, dim=-1).T).masked_fill(also_true, -torch.inf)
+    loss = (F.cross_entropy(between, own) + F.cross_entropy(between.T, own)) / 2
 
-    spoken = mentioned | F.one_hot(torch.full_like(own, GENDER), truths.shape[1]).bool() & ~mentioned.any(1)[:, None]
-    feature = torch.multinomial(spoken.float(), ALTERED, replacement=True)  # the phrase that is altered ...
-    other = truths[torch.randint(len(own), (len(own), ALTERED)), feature]  # ... to one that is true of another picture
-    before = truths.gather(1, feature)
-    altered = F.normalize(captions[:, None] - table[before] + table[other], dim=-1)
-    wrong = scale * torch.einsum("bd,bad->ba", pictures, altered)
-    unchanged = (before == other) | ~mentioned.gather(1, feature)
-    of_pictures = torch.cat([between, wrong.masked_fill(unchanged, -torch.inf)], 1)
-    return (F.cross_entropy(of_pictures, own) + F.cross_entropy(between.T, own)) / 2
+    sizes = torch.tensor([len(phrases) for phrases in FEATURES.values()])
+    without = captions[:, None] - table[shown] * said[..., None]  # without what it says of each feature
+    altered = F.normalize(without.repeat_interleave(sizes, 1) + table[1:], dim=-1)  # the first phrase is ANYBODY
+    logits = (scale * torch.einsum("bd,bpd->bp", pictures, altered)).split(sizes.tolist(), 1)
+    right = (truths - 1 - F.pad(sizes.cumsum(0), (1, -1))).unbind(1)
+    in_turn = [F.cross_entropy(*pair) for pair in zip(logits, right, strict=True)]
+    return loss + ALTERED_WEIGHT * torch.stack(in_turn).mean()
 
 
 # ---------------------------------------------------------------- how good it is
@@ -252,7 +257,7 @@ def retrieval(
 def main(
     people: Annotated[int, typer.Option(help="to train on")] = 4000,
     views: Annotated[int, typer.Option(help="pictures of each")] = 2,
-    epochs: Annotated[int, typer.Option(help="times that each picture is seen")] = 8,
+    epochs: Annotated[int, typer.Option(help="times that each picture is seen")] = 12,
     others: Annotated[int, typer.Option(help="people to measure on")] = 500,
     seed: Annotated[int, typer.Option(help="of the training")] = 0,
     path: Annotated[Path, typer.Option(help="what to write; a README.md is written beside it")] = WEIGHTS,
@@ -268,26 +273,23 @@ def main(
 def _card(encoder: DualEncoder, others: int, command: str, file: str) -> str:
     """The README of the weights: what they are, the command that made them, and how good they are."""
     images, table = render_population(TEST_SPLIT, range(others), 1, SIZE)
-    aucs, right = attribute_aucs(encoder, images[:, 0], table), retrieval(encoder, images[:, 0], table["caption_full"])
-    rows = [f"| {name} | {PROMPTS[name][0]} | {PROMPTS[name][1]} | {auc:.3f} |" for name, auc in aucs.items()]
-    return (
-        f"""\
+    aucs = attribute_aucs(encoder, images[:, 0], table)
+    found, mean = retrieval(encoder, images[:, 0], table["caption_full"]), np.mean([*aucs.values()])
+    rows = "".join(f"| {name} | {' | '.join(PROMPTS[name])} | {auc:.3f} |\n" for name, auc in aucs.items())
+    return f"""\
 `{file}`: the weights of the pocket world's dual encoder in float16, a small CLIP (Radford et al. 2021) read by
 `w2w_lib/evaluation/dual_encoder.py` for the text score. It was trained on renders and captions of people of its own
 (split `{SPLIT}`). Made, and this file with it, by
 
     python -m w2w_lib.evaluation.dual_encoder {command}
 
-On renders of {others} other people (split `{TEST_SPLIT}`), it finds a picture's full caption among {AMONG} in {percent}
-of cases (by chance: {1 / AMONG:.1%}). AUC of the cosine with the first text less that with the second, against the
-label, {mean} on average (by chance: 0.5):
+Measured on renders of {others} other people (split `{TEST_SPLIT}`): it finds the full caption of a picture among
+{AMONG} in {found:.1%} of cases (by chance: {1 / AMONG:.1%}). The AUC, against the label, of the cosine with the first
+text less that with the second is {mean:.3f} on average (by chance: 0.5):
 
 | label | text | less | AUC |
 |---|---|---|---|
-"""
-        + "\n".join(rows)
-        + "\n"
-    )
+{rows}"""
 
 
 if __name__ == "__main__":
