@@ -52,14 +52,14 @@ class SliderConcept:
 class SliderRecipe:
     """Settings of training, the same for every slider; ValueError for what cannot be followed."""
 
-    steps: Count = 300
-    batch: Count = 8
+    steps: Count = 100
+    batch: Count = 4
     eta: Positive = 4.0  # how many times the contrast is added, as in Gandikota et al. 2023
-    learning_rate: Positive = 1e-3  # of A
+    learning_rate: Positive = 2e-3  # of A
     lr_ratio: Positive = 16.0  # of B's learning rate over A's (LoRA+, Hayou et al. 2024)
     lr_scheduler: Schedule = "linear"
     weight_decay: NotNegative = 0.01
-    pool_seeds: Count = 64  # pictures that the base denoises once, to train on all the stages of ...
+    pool_seeds: Count = 16  # pictures that the base denoises once, to train on all the stages of ...
     pool_steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 20  # ... in so many steps of DDIM ...
     guidance: NotNegative = 2.5  # ... with classifier-free guidance; up to 1: none
     at_once: Count = 64  # rows of a batch through the base where nothing is trained: a matter of memory alone
