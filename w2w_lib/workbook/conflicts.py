@@ -70,6 +70,9 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     for name in ("swept", "oracles", "composed"):
         yield from _at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
+    if sets.source:  # of rendered people, those to choose by are rendered anew
+        both = judge.people + judge.validation
+        yield from _at_most("judge.people + judge.validation", both, "people.sets.heldout", sets.heldout)
     yield from _at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
     yield from _at_most("judge.components", max(judge.components), "space.components", space.components)
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)

@@ -250,6 +250,7 @@ class Judge(Section):
     face_embedder: Literal["dlib", "facenet"] = "dlib"
     face_weights: Given | None = None
     clip: Text | None = None
+    effect_above: Strength
     seed: Seed
 
 
