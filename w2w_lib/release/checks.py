@@ -10,7 +10,7 @@ from torch import Tensor
 from w2w_lib.files.tensors import finite
 from w2w_lib.inputs import some
 from w2w_lib.release.files import ALL_WEIGHTS, BASIS, COEFFICIENTS, LABELS, MEAN, REMEDY, STD, open_tensor
-from w2w_lib.space.arguments import CHUNK, generator, parts
+from w2w_lib.space.arguments import CHUNK, generator
 from w2w_lib.space.directions import fit_directions
 from w2w_lib.space.weight_space import ORTHONORMAL, WeightSpace
 

@@ -98,7 +98,8 @@ def _as_frame(frame: Any) -> pd.DataFrame:
         found |= dict(zip(places, values, strict=True))
     if len(found) != len(columns):
         raise ValueError(f"{len(found)} of {len(columns)} columns have values")
-    return pd.DataFrame({place: found[place] for place in range(len(columns))}, index=rows).set_axis(columns, axis=1)
+    typed = {place: pd.Series(found[place], rows, found[place].dtype) for place in range(len(columns))}
+    return pd.DataFrame(typed, index=rows).set_axis(columns, axis=1)
 
 
 def _as_index(index: Any) -> pd.Index:
