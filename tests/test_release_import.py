@@ -186,7 +186,7 @@ def test_a_download_with_a_hole(theirs, base, tmp_path, name):
     middle = len(data) // 2
     data[middle : middle + 512] = bytes(512)
     (theirs / name).write_bytes(data)
-    assert name in refusal(theirs, tmp_path / "out", base, "")
+    assert name in refusal(theirs, tmp_path / "out", base, "expected")
 
 
 @pytest.mark.parametrize("name", [*files.FILES, files.ALL_WEIGHTS])
@@ -197,7 +197,7 @@ def test_a_pickle_with_code_never_runs(theirs, base, tmp_path, name, how):
     genuine = torch.load(path, weights_only=False) if path.suffix == ".pt" and path.exists() else torch.ones(3)
     evil = [genuine, Payload(marker)] if how == "inside" else Payload(marker)
     torch.save(evil, path, _use_new_zipfile_serialization=how != "bare")
-    text = refusal(theirs, tmp_path / "out", base, "")
+    text = refusal(theirs, tmp_path / "out", base, "expected")
     assert path.name in text and not marker.exists()
     if name.endswith(".pt"):
         torch.load(path, weights_only=False)
@@ -219,14 +219,18 @@ def test_a_pickle_with_code_never_runs(theirs, base, tmp_path, name, how):
         ("V.pt", lambda t: torch.ones(1, 1).expand(t.shape), "V.pt: has not the numbers of its shape"),
         ("V.pt", lambda t: {"V": t}, "V.pt: holds dict"),
         ("proj_1000pc.pt", lambda t: t.T.contiguous(), "proj_1000pc.pt .*(transposed|fewer models|more components)"),
-        ("proj_1000pc.pt", lambda t: t.flip(1), "proj_1000pc.pt .*a deviation of .* falls"),
+        ("proj_1000pc.pt", lambda t: t[:, :12].flip(1), "proj_1000pc.pt .*a deviation of .* falls"),
         ("proj_1000pc.pt", lambda t: with_entry(t, 9, 0.0), "proj_1000pc.pt .*only zeros for the models 9"),
         ("proj_1000pc.pt", lambda t: with_entry(t, (9, 2), float("nan")), "proj_1000pc.pt .*NaN"),
         ("proj_1000pc.pt", lambda t: t[:-1].clone(), "300 rows, and coefficients of 299 models"),
         ("identity_df.pt", lambda t: t.iloc[:-1], "299 rows, and coefficients of 300 models"),
         ("identity_df.pt", lambda t: t.sample(frac=1, random_state=0), "labels do not follow from the coefficients"),
         ("identity_df.pt", lambda t: t.replace({-1: 2}), "label .* is 2 in .* expected -1 or 1"),
-        ("identity_df.pt", lambda t: t.set_axis(["a"] * MODELS), "several rows of the same name"),
+        (
+            "identity_df.pt",
+            lambda t: t.set_axis(pd.Index(["a"] * MODELS, dtype=object)),
+            "several rows of the same name",
+        ),
         ("weight_dimensions.pt", lambda d: dict(reversed(d.items())), "keys are in another order, .* expected sorted"),
         ("weight_dimensions.pt", lambda d: dict(list(d.items())[2:]), "is missing .and 1 more.*of this base"),
         ("weight_dimensions.pt", lambda d: {k: [[3], v[1]] for k, v in d.items()}, "expected {key: .*count"),
@@ -241,14 +245,13 @@ def test_files_that_do_not_fit(theirs, base, tmp_path, name, change, said):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("std.pt", lambda t: t.abs()),
         ("std.pt", lambda t: -t),
         ("mean.pt", lambda t: t.roll(32)),
         ("V.pt", lambda t: t * with_entry(torch.ones(t.shape[1]), 2, -1.0)),
         ("V.pt", lambda t: t.flip(0)),
         ("proj_1000pc.pt", lambda t: t.roll(1, 0)),
     ],
-    ids=["std without signs", "std negated", "mean rolled", "a sign of V", "order of keys", "rows one further"],
+    ids=["std negated", "mean rolled", "a sign of V", "order of keys", "rows one further"],
 )
 def test_weights_reveal_order_and_sign(release, theirs, base, tmp_path, name, change, monkeypatch):
     monkeypatch.setattr("w2w_lib.release.checks.check_labels", lambda *arguments: "")
@@ -256,6 +259,14 @@ def test_weights_reveal_order_and_sign(release, theirs, base, tmp_path, name, ch
     changed(theirs / name, change)
     text = refusal(theirs, tmp_path / "out", base, "differs from z.*in the rows 0 ")
     assert "same signs" in text
+
+
+def test_weights_reveal_components_that_were_fitted_without_the_signs(release, theirs, base, tmp_path):
+    """Three signs of 6,816 change coefficients by less than what files in 16 bits would be off by."""
+    (theirs / "weights_datasets").symlink_to(release[0] / "weights_datasets")
+    signs = release[1].std.sign()[:, None]
+    changed(theirs / "V.pt", lambda t: t * signs)
+    refusal(theirs, tmp_path / "out", base, "coefficients follow from std.pt without signs .1.00 of the difference")
 
 
 def test_configurations_and_components(theirs, base, tmp_path):
@@ -347,6 +358,7 @@ def test_a_hub_name_shows_the_licence_first_and_takes_only_what_is_read(release,
         refusal(wrong, tmp_path / "x" / "out", base, "no such folder; expected", FileNotFoundError)
 
 
+@pytest.mark.slow
 def test_the_command(release, base, tmp_path):
     base.save_pretrained(tmp_path / "base")
     words = ["import-release", str(release[0]), str(tmp_path / "out"), "--components", "5"]

@@ -1,5 +1,6 @@
 """Whether the files of the authors' release fit each other: order, shapes, orientation and sign."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ PROBES = 4  # random combinations of components for which V^T V = 1 is tried
 COMPARED = 8  # rows of all_weights.pt that are projected
 SAME = 1e-2  # of their coefficients' length: how far the published ones may be from it
 DISORDER = 1.5  # how much larger a component's deviation may be than an earlier one's: those of SVD fall
+FITS_BETTER = 0.5  # of the difference that the signs of std make: from here on, coefficients are of the other ones
 CHANCE = 4.0  # standard deviations of a chance AUC above which a label is told by the coefficients
 
 
@@ -104,7 +106,15 @@ def check_rows(folder: Path, space: WeightSpace) -> list[str]:
             f"differs from z({ALL_WEIGHTS}) V in the rows {some(wrong)}",
             "the same order of rows and keys, and the same signs, in mean, std, V and coefficients",
         )
-    return [f"z(all_weights[:{rows}]) V = coefficients within {max(off):.1e} of their length"]
+    told = [f"z(all_weights[:{rows}]) V = coefficients within {max(off):.1e} of their length"]
+    if (space.scale < 0).any():
+        unsigned = replace(space, scale=space.scale.abs()).project(weights[:rows].clone())
+        share = float(((unsigned - found) * (published - found)).sum() / (unsigned - found).square().sum())
+        if share > FITS_BETTER:
+            what = f"its coefficients follow from {STD} without signs ({share:.2f} of the difference)"
+            raise refused(folder, COEFFICIENTS, what, "the standard deviations that V was fitted with")
+        told.append(f"sign of std: {share:.1e} of the difference that its signs make (0: kept, 1: without)")
+    return told
 
 
 def check_labels(folder: Path, space: WeightSpace, labels: pd.DataFrame) -> str:

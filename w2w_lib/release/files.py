@@ -30,7 +30,7 @@ PLACES = ("", "files", "weights_datasets")  # folders of the release in which a 
 LICENCES = ("LICENSE*", "LICENCE*", "README*")
 RELEASED_ON = "stablediffusionapi/realistic-vision-v51"  # the name of the release's base, where none is given
 TEXT_WIDTH = 768  # of Stable Diffusion 1.5's text encoder; the rest of its UNet is diffusers' default
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 LINES = 60  # of a licence that are shown
 NON_COMMERCIAL = "The authors' release is for non-commercial use only: so is a space that is made of it."
 
