@@ -21,6 +21,7 @@ SAME = 1e-2  # of their coefficients' length: how far the published ones may be 
 DISORDER = 1.5  # how much larger a component's deviation may be than an earlier one's: those of SVD fall
 FITS_BETTER = 0.5  # of the difference that the signs of std make: from here on, coefficients are of the other ones
 TELLING = 100  # components that labels are told by
+HELD_OUT = 0.2  # share of the models that labels are tried on
 CHANCE = 4.0  # standard deviations of a chance AUC above which a label is told by the coefficients
 
 
@@ -123,8 +124,8 @@ def check_labels(folder: Path, space: WeightSpace, labels: pd.DataFrame) -> str:
     varying = labels.loc[:, labels.nunique() > 1].astype(int)
     best, where = -torch.inf, ""
     if varying.shape[1]:
-        found = fit_directions(space.truncated(min(TELLING, len(space.components))), varying)
-        held_out = round(0.2 * len(labels))
+        found = fit_directions(space.truncated(min(TELLING, len(space.components))), varying, held_out=HELD_OUT)
+        held_out = round(HELD_OUT * len(labels))
         for name, direction in found.items():
             share = varying[name].mean()
             ones = max(1.0, share * held_out)
