@@ -96,6 +96,20 @@ def check(profile: Profile = "pocket") -> None:
 
 
 @app.command()
+def import_release(
+    folder: Annotated[str, typer.Argument(help="The authors' release: its folder, or its name on the hub.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    components: Annotated[int, typer.Option(help="How many of the principal components.")] = 1000,
+    base: Annotated[str, typer.Option(help="Folder or hub id of the base model; none: Stable Diffusion 1.5.")] = "",
+) -> None:
+    """Write the authors' released space as files of ours, without running a pickle; non-commercial use only."""
+    from w2w_lib.release.importing import import_release
+
+    space = import_release(folder, out, components, base or None, typer.echo)
+    typer.echo(f"{out}: a space of {len(space.ids)} models and {len(space.components)} components")
+
+
+@app.command()
 def environment() -> None:
     """Print environment.yml, with the versions of uv.lock."""
     from w2w_lib.workbook.environment import render
