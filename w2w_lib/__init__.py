@@ -1,8 +1,9 @@
 """weights2weights: many personalised diffusion models, the linear space of their weights, and what can be done in it.
 
 The names below are the public API; the packages by role are ``models`` (the frozen base), ``lora`` (adapters),
-``training`` (fleets and their dataset), ``space`` (components, directions, inversion), ``evaluation``, ``people``,
-``pocket`` (how the shipped base was made) and ``workbook`` (the notebooks' own machinery).
+``training`` (fleets and their dataset), ``space`` (components, directions, inversion), ``release`` (the authors'
+released space), ``evaluation``, ``people``, ``pocket`` (how the shipped base was made) and ``workbook`` (the notebooks'
+own machinery).
 """
 
 from importlib import import_module
@@ -20,6 +21,7 @@ _HOME = {
     "fingerprint": "models.fingerprint",
     "fit_directions": "space.directions",
     "generate": "models.sampling",
+    "import_release": "release.importing",
     "invert": "space.inversion",
     "load_adapter": "lora.adapter_files",
     "load_directions": "space.directions",
