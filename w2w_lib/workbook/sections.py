@@ -185,7 +185,6 @@ class Edit(Section):
     attributes: Names
     components: Count
     strength: Strength
-    milder: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
     people: Annotated[int, Field(ge=2, le=MOST)]
     strengths: Annotated[list[Strength], Field(min_length=1)]
     hero: Index
