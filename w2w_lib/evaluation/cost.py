@@ -15,16 +15,16 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def timed(function: Callable[[], Any]) -> Cost:
+def timed(function: Callable[..., Any], *args: Any, **named: Any) -> Cost:
     """Call a function and measure its seconds, on a GPU until all of its work is done."""
     start = time.perf_counter()
-    result = function()
+    result = function(*args, **named)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return Cost(result, time.perf_counter() - start)
 
 
-def backward_bytes(function: Callable[[], Any], frozen: nn.Module) -> int:
+def backward_bytes(frozen: nn.Module, function: Callable[..., Any], *args: Any, **named: Any) -> int:
     """Bytes that a call keeps for its backward passes, each tensor counted once, without a frozen module's weights.
 
     Call it with a single step: tensors that one step frees and the next one makes anew may count twice.
@@ -38,5 +38,5 @@ def backward_bytes(function: Callable[[], Any], frozen: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        function()
+        function(*args, **named)
     return sum(size for pointer, size in saved.items() if pointer not in weights)

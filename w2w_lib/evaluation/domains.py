@@ -1,4 +1,4 @@
-"""Pictures taken out of their domain, so that who they show stays known: drawings, gray, other colours, half covered."""
+"""Pictures taken out of their domain, so that who they show stays known: drawings, other colours, half covered."""
 
 from collections.abc import Callable
 

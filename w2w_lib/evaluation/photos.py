@@ -103,7 +103,7 @@ def _only_face(photo: UInt8[np.ndarray, "height width 3"]) -> tuple[Float[np.nda
     if (rivals := int((heights >= RIVAL * heights.max()).sum())) > 1:
         raise ValueError(f"the photograph shows {rivals} faces of similar size: crop it to the one that is meant")
     first = found[heights.argmax()]
-    return boxes[first], _lean(points[first])
+    return boxes[first].astype(float), _lean(points[first].astype(float))
 
 
 def _lean(points: Float[np.ndarray, "5 2"]) -> float:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -16,20 +17,26 @@ from w2w_lib.evaluation.pictures import finite_embeddings
 from w2w_lib.inputs import instance, nearest, whole_number
 from w2w_lib.space.weight_space import WeightSpace
 
-PENALTIES = tuple(np.logspace(1, 7, 7))  # of ridge regression, on features of variance 1
+PENALTIES = (1e2, 1e3, 1e4, 1e5)  # of ridge regression, on features of variance 1
 
 
 @dataclass(frozen=True)
 class LearnedStart:
     """Ridge regression from features of one picture to coefficients, in standard deviations of the training models.
 
-    ``share`` is how much of the coefficients' variance it explains of people whom it was not fitted on.
+    ``shares`` are how much of each coefficient's variance it explains, of people whom it was not fitted on.
     """
 
     model: Pipeline
     std: Float[Tensor, " pcs"]
-    penalty: float
-    share: float
+    penalties: Float[np.ndarray, " pcs"]
+    shares: Float[np.ndarray, " pcs"]
+
+    @property
+    def share(self) -> float:
+        """The share of the coefficients' total variance."""
+        variance = self.std.numpy() ** 2
+        return float((self.shares * variance).sum() / variance.sum())
 
     @classmethod
     def fit(
@@ -40,7 +47,7 @@ class LearnedStart:
         penalties: Sequence[float] = PENALTIES,
         folds: int = 4,
     ) -> "LearnedStart":
-        """Fit it on pictures of training people; the penalty is chosen by cross-validation over people.
+        """Fit it on pictures of training people; each coefficient's penalty is chosen by cross-validation over people.
 
         ValueError for features that are not finite, another number of names, names that the space was not fitted on
         and fewer people than folds.
@@ -56,9 +63,10 @@ class LearnedStart:
             raise ValueError(f"pictures of {len(set(people))} people: expected at least {folds}, one for each fold")
         targets = (space.coefficients / space.std)[[rows[i] for i in people]].numpy()
         apart = list(GroupKFold(folds).split(features, groups=list(people)))
-        ridge = RidgeCV(list(penalties), cv=apart, scoring="r2")
-        model = make_pipeline(StandardScaler(), ridge).fit(features, targets)
-        return cls(model, space.std, float(ridge.alpha_), float(ridge.best_score_))
+        tried = [cross_val_predict(_ridge(penalty), features, targets, cv=apart) for penalty in penalties]
+        shares = np.stack([r2_score(targets, predicted, multioutput="raw_values") for predicted in tried])
+        best = np.asarray(penalties, float)[shares.argmax(0)]
+        return cls(_ridge(best).fit(features, targets), space.std, best, shares.max(0).astype(float))
 
     def predict(self, features: Float[np.ndarray, "pictures features"]) -> Float[Tensor, "pictures pcs"]:
         """Coefficients for each picture; ValueError for another number of features, or not finite ones."""
@@ -66,3 +74,7 @@ class LearnedStart:
         if features.shape[1] != (width := self.model.n_features_in_):
             raise ValueError(f"learned start: expected rows of {width} features, found shape {features.shape}")
         return torch.from_numpy(self.model.predict(features)).float() * self.std
+
+
+def _ridge(penalty: float | Float[np.ndarray, " pcs"]) -> Pipeline:
+    return make_pipeline(StandardScaler(), Ridge(penalty))

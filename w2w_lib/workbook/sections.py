@@ -10,7 +10,7 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 
@@ -56,6 +56,10 @@ Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
 Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
 Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+Domain = Literal[  # of w2w_lib.evaluation.domains.DOMAINS
+    "line drawing", "posterised", "gray", "hue-shifted", "oil-like", "strongly lit", "half covered"
+]
 
 
 class Section(BaseModel):
@@ -205,19 +209,52 @@ class Edit(Section):
 
 class Invert(Section):
     people: Annotated[int, Field(ge=2, le=MOST)]
+    val: Annotated[int, Field(ge=2, le=MOST)]
+    unseen: Count
+    given: Count
     components: Count
     recipe: InversionRecipe
-    photo_recipe: InversionRecipe
+    quick: InversionRecipe
+    start_views: Count
+    seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_distinct)]
+    dreambooth_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    timed: Annotated[int, Field(ge=2, le=MOST)]
+    plain_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    quick_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    counts: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    counted: Annotated[int, Field(ge=2, le=MOST)]
     edits: Names
     strength: Strength
     prompts: Prompts
     images: Count
-    views: Count
     pictured: Count
     smoothing: Count
     sampling: Sampling
     first_seed: Seed
     min_auc: Share
+
+
+class Domains(Section):
+    people: Annotated[int, Field(ge=2, le=MOST)]
+    val: Annotated[int, Field(ge=2, le=MOST)]
+    unseen: Count
+    domains: Annotated[list[Domain], Field(min_length=1), AfterValidator(_distinct)]
+    components: Count
+    recipe: InversionRecipe
+    priors: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_distinct)]
+    photo_recipe: InversionRecipe
+    photo_priors: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_distinct)]
+    dreambooth_steps: Count
+    attribute: Text
+    wearers: Annotated[int, Field(ge=2, le=MOST)]
+    edits: Names
+    strength: Strength
+    prompts: Prompts
+    images: Count
+    pictured: Count
+    sampling: Sampling
+    first_seed: Seed
+    seed: Seed
 
 
 class Profile(Section):
@@ -229,3 +266,4 @@ class Profile(Section):
     space: Space
     edit: Edit
     invert: Invert
+    domains: Domains
