@@ -18,7 +18,7 @@ def changed(name: str) -> np.ndarray:
 def test_every_domain_changes_a_picture_and_keeps_its_form(name):
     found = changed(name)
     assert found.shape == FACE.shape and found.dtype == np.uint8
-    assert np.abs(found.astype(int) - FACE).mean() > 3
+    assert np.abs(found.astype(int) - FACE).mean() > 1
 
 
 def test_gray_and_drawings_have_no_colour():

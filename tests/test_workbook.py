@@ -131,7 +131,8 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
     assert own.changed("smoke") == {
         "finetune@smoke": {"outputs/.stripped/02_finetune.modules"},
         "space@smoke": {"outputs/.stripped/03_space.py"},
-        "invert@smoke": {"outputs/.pipeline/settings.yaml"},
+        "invert@smoke": {"outputs/.pipeline/settings.yaml", "outputs/.stripped/05_invert.modules"},
+        "domains@smoke": {"outputs/.stripped/08_domains.modules"},
     }
 
 

@@ -73,7 +73,7 @@ def framed(photo: UInt8[np.ndarray, "height width 3"], size: int, mask: np.ndarr
     if abs(leans) > LEVEL:
         picture, inside = (p and p.rotate(leans, Image.Resampling.BICUBIC, expand=True) for p in (picture, inside))
         box, _ = _only_face(np.asarray(picture))
-        done.append(f"turned by {-leans:+.0f} degrees")
+        done.append(f"turned by {leans:+.0f} degrees counter-clockwise")
     frame = _frame(box)
     picture, inside = (p and p.crop(frame).resize((size, size), Image.Resampling.LANCZOS) for p in (picture, inside))
     done.append(f"cut {frame[2] - frame[0]} pixels a side out of {photo.shape[1]} x {photo.shape[0]}")

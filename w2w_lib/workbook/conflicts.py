@@ -62,8 +62,6 @@ def _sizes(profile: Profile) -> Iterator[str]:
         "finetune.evaluate.watched": evaluate.watched,
         "space.heldout": space.heldout,
         "edit.people": edit.people,
-        "invert.people": invert.people,
-        "domains.people": domains.people,
     }
     for name, value in heldout.items():
         yield from _at_most(name, value, "people.sets.heldout", sets.heldout)

@@ -218,6 +218,7 @@ class Invert(Section):
     start_views: Count
     seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_distinct)]
     dreambooth_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    paper_steps: Count
     timed: Annotated[int, Field(ge=2, le=MOST)]
     plain_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
     quick_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]

@@ -26,7 +26,7 @@ def trade_off(points: Sequence[Point], xlabel: str, ylabel: str, ax: Axes | None
     for kind, marker in zip(dict.fromkeys(point[0] for point in points), cycle(MARKERS), strict=False):
         own = sorted((cost, label, reached) for of, label, cost, reached in points if of == kind)
         x, y = [cost for cost, _, _ in own], [reached.value for _, _, reached in own]
-        error = [[r.value - r.low for _, _, r in own], [r.high - r.value for _, _, r in own]]
+        error = [[max(0, r.value - r.low) for _, _, r in own], [max(0, r.high - r.value) for _, _, r in own]]
         ax.errorbar(x, y, error, marker=marker, markersize=5, capsize=2, linewidth=1, label=literal(kind))
         for (_, label, _), at in zip(own, zip(x, y, strict=True), strict=True):
             ax.annotate(literal(label), at, textcoords="offset points", xytext=(4, 4), size=7)
