@@ -63,6 +63,19 @@ def test_a_module_counts_for_those_that_reach_it_and_an_artefact_for_those_that_
     assert "w2w_lib/people/rendered/anatomy.py" in modules.hashes("from w2w_lib import People")  # `from .anatomy`
 
 
+def test_a_module_that_is_no_python_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    for name, text in {
+        "__init__.py": "",
+        "workbook/artefacts.py": "",
+        "broken.py": "import os\n<<<<<<< HEAD\n",
+    }.items():
+        (tmp_path / "w2w_lib" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "w2w_lib" / name).write_text(text)
+    with pytest.raises(ValueError, match=r"w2w_lib/broken\.py, line 2: is no Python"):
+        modules.hashes("import w2w_lib.broken")
+
+
 def loaded(statements: str) -> set[str]:
     """The library's modules that Python itself has loaded after some statements."""
     said = f"{statements}\nimport sys\nprint(*(name for name in sys.modules if name.startswith('w2w_lib.')))"

@@ -1,30 +1,86 @@
-"""The trade-off plot shows what it was given."""
+"""Costs at equal effect, against straight lines whose values are known."""
 
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
+from w2w_lib.evaluation.edit_sweep import at_equal_effect, from_zero, pooled
+from w2w_lib.evaluation.edit_tables import averages, by_person, difference, verdict
 from w2w_lib.evaluation.intervals import Interval
-from w2w_lib.workbook.trade_off import trade_off
+from w2w_lib.evaluation.trade_off import area_under, compared, cost_at, reached, swept
+
+SHARES = np.array([0.0, 0.5, 1.0, 2.0])
 
 
-def test_marks_lie_at_cost_and_value_in_order_of_cost():
-    points = [
-        ("slow", "200", 3.0, Interval(0.7, 0.6, 0.8)),
-        ("slow", "50", 1.0, Interval(0.5, 0.4, 0.55)),
-        ("fast", "a$b", 0.1, Interval(0.6, 0.5, 0.7)),
+def people(slope: float, noise: float = 0.0, count: int = 40) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return slope * SHARES + noise * rng.normal(size=(count, 1)) * SHARES
+
+
+def test_a_cost_is_read_off_between_two_strengths():
+    effect, cost = people(2.0), people(0.3)  # cost = 0.15 * effect
+    assert cost_at(effect, cost, 3.0) == pytest.approx(0.45)
+    assert area_under(effect, cost, 3.0) == pytest.approx(0.45 / 2)
+    assert np.isnan(cost_at(effect, cost, 4.1)) and np.isnan(area_under(effect, cost, 4.1))
+
+
+def test_what_is_stronger_without_more_effect_does_not_count():
+    effect, cost = np.array([[0.0, 1.0, 0.8, 2.0]]), np.array([[0.0, 0.1, 5.0, 0.3]])
+    assert cost_at(effect, cost, 1.5) == pytest.approx(0.2)
+    assert reached({"a": effect, "b": effect / 2}) == 1.0
+
+
+def test_methods_are_compared_at_equal_effect_in_pairs():
+    dear, cheap = (people(1.0, 0.1), people(0.4)), (people(2.0, 0.1), people(0.4))  # half the cost for an effect
+    gap = compared(cheap, dear, 1.5)
+    assert gap.value == pytest.approx(-0.3, abs=0.02) and gap.high < 0
+    itself = compared(dear, dear, 1.5)
+    assert itself == Interval(0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="the same people"):
+        compared(cheap, (dear[0][:5], dear[1][:5]), 1.0)
+
+
+def table() -> pd.DataFrame:
+    """Two methods, two attributes, three people, three strengths; costs are known multiples of effects."""
+    rows = [
+        {"method": m, "attribute": a, "person": f"p{i}", "strength": s, "effect": (k + i) * s, "identity": 1 - c * s}
+        for m, k, c in (("weak", 1, 0.1), ("strong", 2, 0.1))
+        for a in ("Bald", "Young")
+        for i in range(3)
+        for s in (0.5, 1.0)
     ]
-    ax = trade_off(points, "seconds", "ID")
-    ax.figure.canvas.draw()
-    slow, fast = (container.lines[0] for container in ax.containers)
-    np.testing.assert_allclose(slow.get_xydata(), [(1, 0.5), (3, 0.7)])
-    np.testing.assert_allclose(fast.get_xydata(), [(0.1, 0.6)])
-    assert [text.get_text() for text in ax.texts] == ["50", "200", "a\\$b"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["slow", "fast"]
-    plt.close(ax.figure)
+    return pd.DataFrame(rows)
 
 
-def test_costs_of_nothing_are_refused():
-    for points in ([], [("a", "", 0.0, Interval(1, 1, 1))]):
-        with pytest.raises(ValueError, match="each with a cost above 0"):
-            trade_off(points, "seconds", "ID")
+def test_a_sweep_begins_with_no_edit():
+    scores = from_zero(table())
+    assert len(scores) == 12 + 24
+    np.testing.assert_allclose(swept(scores, "weak", "Bald", "identity"), [[1, 0.95, 0.9]] * 3)
+    np.testing.assert_allclose(swept(scores, "strong", "Bald", "effect"), [[0, 1, 2], [0, 1.5, 3], [0, 2, 4]])
+    np.testing.assert_allclose(pooled(scores, "weak", "effect"), [[0, 0.5, 1], [0, 1, 2], [0, 1.5, 3]])
+    level = at_equal_effect(scores, "identity")
+    assert list(level["level"]) == [2.0, 2.0]  # the mean effect of the weak one, at its strongest
+    assert level.loc["Bald", "weak"] == pytest.approx(0.95)
+    assert level.loc["Bald", "strong"] == pytest.approx(1 - 0.1 / 3)  # two thirds of the strength
+    with pytest.raises(ValueError, match="no scores of method 'week', did you mean 'weak'"):
+        swept(scores, "week", "Bald", "effect")
+
+
+def test_tables_are_means_over_people_and_differences_are_in_pairs():
+    scores = table()
+    scores = scores[scores["strength"] == 1.0]
+    found = averages(scores, "effect")
+    assert list(found.columns) == ["weak", "strong"] and found.loc["Young", "weak"].value == 2.0
+    gap = difference(scores, "effect", "strong", "weak")
+    assert gap == Interval(1.0, 1.0, 1.0)  # of everybody, though people differ by more
+    np.testing.assert_allclose(by_person(scores, "effect", "weak"), [1, 2, 3])
+    scores.loc[(scores["person"] == "p0") & (scores["method"] == "weak"), "effect"] = np.nan
+    assert difference(scores, "effect", "strong", "weak").value == 1.0  # p0 counts for neither
+    with pytest.raises(ValueError, match="no method 'week'"):
+        difference(scores, "effect", "strong", "week")
+
+
+def test_a_claim_is_told_only_by_an_interval_without_0():
+    above, about, below = Interval(1, 0.5, 2), Interval(0, -1, 1), Interval(-1, -2, -0.1)
+    assert [verdict(one, 1) for one in (above, about, below)] == ["holds", "cannot be told", "does not hold"]
+    assert verdict(below, -1) == "holds" and verdict(Interval(1, float("nan"), float("nan")), 1) == "cannot be told"

@@ -1,4 +1,4 @@
-"""Does a picture have the background that its prompt names, or that of the picture its model was made from?"""
+"""Do pictures still show what the prompt says of pose, light and background?"""
 
 import re
 from collections.abc import Sequence
@@ -6,54 +6,33 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from w2w_lib.evaluation.base_quality import nearest_background
+from w2w_lib.evaluation.base_quality import VIEW_TESTS, nearest_background
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.people.rendered.view import BACKGROUNDS
 
-ASKED = re.compile(rf"on an? ({'|'.join(BACKGROUNDS)}) background")
 
+def obedience(
+    images: UInt8[np.ndarray, "people shots height width 3"], prompts: Sequence[str]
+) -> dict[str, Float[np.ndarray, " people"]]:
+    """For every kind of view that the prompts (one for each shot) name, the share in which each person's pictures obey.
 
-def background_obeyed(
-    images: UInt8[np.ndarray, "models prompts height width 3"], prompts: Sequence[str]
-) -> Float[np.ndarray, " models"]:
-    """Share of each model's pictures with the background of the prompt, of those whose prompt names one.
-
-    Of ``BACKGROUNDS`` the nearest colour counts. NaN where no prompt names one; ValueError for other than one prompt
-    for each picture of a model.
+    ``background``: the share of pictures whose background is the named colour. The view tests of notebook 00 (``pose``,
+    ``light``, ...): the share of pairs, one picture asked to be low and one to be high, that are in this order. Kinds
+    that no prompt names, or only one way, are left out. ValueError where there is not one prompt for each shot.
     """
-    asked = _asked(images, prompts)
-    return (
-        np.nanmean(np.where(asked[None] == "", np.nan, _shown(images) == asked), 1) if any(asked) else _unknown(images)
-    )
-
-
-def background_copied(
-    images: UInt8[np.ndarray, "models prompts height width 3"],
-    prompts: Sequence[str],
-    given: UInt8[np.ndarray, "models height width 3"],
-) -> Float[np.ndarray, " models"]:
-    """Share with the background of the given picture, of a model's pictures whose prompt names another one.
-
-    NaN for a model without such a prompt; ValueError as for ``background_obeyed``.
-    """
-    asked, was = _asked(images, prompts), np.array(nearest_background(as_pictures(given)))[:, None]
-    counts = (asked[None] != "") & (asked[None] != was)
-    copied = (_shown(images) == was) & counts
-    with np.errstate(invalid="ignore"):
-        return copied.sum(1) / counts.sum(1)
-
-
-def _asked(images: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    images = as_pictures(images, "models prompts height width 3")
-    if isinstance(prompts, str) or len(prompts) != images.shape[1]:
-        raise ValueError(f"{len(prompts)} prompts for {images.shape[1]} pictures of each model: expected one for each")
-    return np.array([found[1] if (found := ASKED.search(prompt)) else "" for prompt in prompts])
-
-
-def _shown(images: np.ndarray) -> np.ndarray:
+    images = as_pictures(images, "people shots height width 3")
+    if len(prompts) != images.shape[1]:
+        raise ValueError(f"{len(prompts)} prompts for {images.shape[1]} pictures of each: expected one for each")
     flat = images.reshape(-1, *images.shape[2:])
-    return np.array(nearest_background(flat)).reshape(images.shape[:2])
-
-
-def _unknown(images: np.ndarray) -> np.ndarray:
-    return np.full(len(images), np.nan)
+    found = {}
+    asked = [re.search(rf"on an? ({'|'.join(BACKGROUNDS)}) background", prompt) for prompt in prompts]
+    if named := [k for k, one in enumerate(asked) if one]:
+        shown = np.array(nearest_background(flat)).reshape(images.shape[:2])
+        found["background"] = np.mean([shown[:, k] == asked[k][1] for k in named], axis=0)
+    for kind, test in VIEW_TESTS.items():
+        low, high = ([k for k, prompt in enumerate(prompts) if phrase in prompt] for phrase in (test.low, test.high))
+        if low and high:
+            measured = test.measure(flat).reshape(images.shape[:2])
+            pairs = [measured[:, one] > measured[:, other] for one in high for other in low]
+            found[kind] = np.mean(pairs, axis=0)
+    return found

@@ -17,7 +17,7 @@ BY_VALUE = {f"{LIBRARY}.workbook.{name}" for name in ("paths", "settings", "prof
 def hashes(code: str) -> dict[str, str]:
     """MD5 of the modules that a notebook's code reaches, by path, and of the members of Artefacts that it uses."""
     notebook = ast.parse(code)
-    opener = ast.parse(_text(ARTEFACTS))
+    opener = _tree(ARTEFACTS)
     members = _used_members(notebook, opener)
     modules = reached(imported(notebook) | _modules_of(members, opener))
     found = {paths.shown(_file(module)): _text(module) for module in modules - {ARTEFACTS}}
@@ -60,7 +60,15 @@ def imported(tree: ast.AST, package: str = "") -> set[str]:
 
 def _imports(module: str) -> set[str]:
     package = module if _file(module).name == "__init__.py" else module.rpartition(".")[0]
-    return imported(ast.parse(_text(module)), package)
+    return imported(_tree(module), package)
+
+
+def _tree(module: str) -> ast.AST:
+    try:
+        return ast.parse(_text(module))
+    except SyntaxError as error:
+        where = f"{paths.shown(_file(module))}, line {error.lineno}"
+        raise ValueError(f"{where}: is no Python ({error.msg}); mend it, or `git restore` it") from None
 
 
 def _used_members(notebook: ast.AST, opener: ast.AST) -> list[ast.FunctionDef]:

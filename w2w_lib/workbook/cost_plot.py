@@ -14,7 +14,7 @@ MARKERS = "osD^v"
 Point = tuple[str, str, float, Interval]  # kind, label, cost above 0, what it reaches
 
 
-def trade_off(points: Sequence[Point], xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+def against_cost(points: Sequence[Point], xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
     """A mark with its interval for each point, a line through those of one kind in the order of their cost.
 
     ValueError for no points and for a cost that is not above 0, which a logarithmic axis does not show.
