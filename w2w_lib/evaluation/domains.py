@@ -16,6 +16,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 SMOOTH = 0.7  # pixels, before edges are looked for
 DARKEST = 98  # percentile of the edges that a drawing has in black
+FAINTEST = 1 / 255  # an edge that is drawn in black where there is no stronger one
 LEVELS = 4  # of each colour in a posterised picture
 TURN = 1 / 3  # of the circle of hues: red to green
 LIT = (0.35, 1.9)  # gains at the left and at the right edge of a strongly lit picture
@@ -25,8 +26,8 @@ COVER = 128  # the gray of what is covered
 def line_drawing(picture: Picture) -> Picture:
     """Edges of the brightness (Sobel 1968), dark on white."""
     edges = sobel(gaussian(rgb2gray(picture), SMOOTH))
-    strongest = np.percentile(edges, DARKEST)
-    return _of_gray(1 - np.clip(edges / strongest, 0, 1) if strongest else np.ones_like(edges))
+    strongest = max(np.percentile(edges, DARKEST), FAINTEST)
+    return _of_gray(1 - np.clip(edges / strongest, 0, 1))
 
 
 def posterised(picture: Picture) -> Picture:
@@ -49,7 +50,9 @@ def hue_shifted(picture: Picture) -> Picture:
 
 def oil_like(picture: Picture) -> Picture:
     """Flat patches with sharp borders (bilateral filter, Tomasi and Manduchi 1998)."""
-    return img_as_ubyte(denoise_bilateral(img_as_float(picture), sigma_color=0.12, sigma_spatial=2, channel_axis=2))
+    return img_as_ubyte(
+        denoise_bilateral(img_as_float(picture), sigma_color=0.12, sigma_spatial=2, mode="edge", channel_axis=2)
+    )
 
 
 def strongly_lit(picture: Picture) -> Picture:
