@@ -17,7 +17,7 @@ from w2w_lib.evaluation.pictures import finite_embeddings
 from w2w_lib.inputs import instance, nearest, whole_number
 from w2w_lib.space.weight_space import WeightSpace
 
-PENALTIES = (1e2, 1e3, 1e4, 1e5)  # of ridge regression, on features of variance 1
+PENALTIES = (1e3, 1e4, 1e5, 1e6)  # of ridge regression, on features of variance 1
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LearnedStart:
     ``shares`` are how much of each coefficient's variance it explains, of people whom it was not fitted on.
     """
 
-    model: Pipeline
+    models: dict[float, Pipeline]  # by penalty; each predicts the coefficients that have it
     std: Float[Tensor, " pcs"]
     penalties: Float[np.ndarray, " pcs"]
     shares: Float[np.ndarray, " pcs"]
@@ -66,15 +66,20 @@ class LearnedStart:
         tried = [cross_val_predict(_ridge(penalty), features, targets, cv=apart) for penalty in penalties]
         shares = np.stack([r2_score(targets, predicted, multioutput="raw_values") for predicted in tried])
         best = np.asarray(penalties, float)[shares.argmax(0)]
-        return cls(_ridge(best).fit(features, targets), space.std, best, shares.max(0).astype(float))
+        models = {penalty: _ridge(penalty).fit(features, targets[:, best == penalty]) for penalty in np.unique(best)}
+        return cls(models, space.std, best, shares.max(0).astype(float))
 
     def predict(self, features: Float[np.ndarray, "pictures features"]) -> Float[Tensor, "pictures pcs"]:
         """Coefficients for each picture; ValueError for another number of features, or not finite ones."""
         features = finite_embeddings(features, "learned start", axes=2)
-        if features.shape[1] != (width := self.model.n_features_in_):
+        if features.shape[1] != (width := next(iter(self.models.values())).n_features_in_):
             raise ValueError(f"learned start: expected rows of {width} features, found shape {features.shape}")
-        return torch.from_numpy(self.model.predict(features)).float() * self.std
+        units = np.empty((len(features), len(self.std)))
+        for penalty, model in self.models.items():
+            chosen = self.penalties == penalty
+            units[:, chosen] = model.predict(features).reshape(len(features), chosen.sum())
+        return torch.from_numpy(units).float() * self.std
 
 
-def _ridge(penalty: float | Float[np.ndarray, " pcs"]) -> Pipeline:
+def _ridge(penalty: float) -> Pipeline:
     return make_pipeline(StandardScaler(), Ridge(penalty))
