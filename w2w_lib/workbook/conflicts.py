@@ -31,7 +31,7 @@ CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.js
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, _sizes, _changes, _attributes, _prompts, _base)
+    checks = (_amounts, _sizes, _scale, _changes, _attributes, _prompts, _base)
     return [line for check in checks for line in check(profile)]
 
 
@@ -74,6 +74,28 @@ def _sizes(profile: Profile) -> Iterator[str]:
         yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
 
 
+def _scale(profile: Profile) -> Iterator[str]:
+    scale, sets = profile.scale, profile.people.sets
+    parts = {"projected": scale.projected, "inverted": scale.inverted, "edited": scale.edited, "sampled": scale.sampled}
+    yield from _at_most("scale.sizes", max(scale.sizes), "people.sets.train", sets.train)
+    yield from _at_most("scale.fixed", scale.fixed, "the least of scale.sizes - 1", min(scale.sizes) - 1)
+    for name, part in parts.items():
+        if left := sorted(set(part.sizes) - set(scale.sizes)):
+            yield f"scale.{name}.sizes: {left[0]} is not among scale.sizes, {scale.sizes}"
+        yield from _at_most(f"scale.{name}.counts", max(part.counts), "max(scale.sizes) - 1", max(scale.sizes) - 1)
+        yield from _at_most(f"scale.{name}.fixed", part.fixed, "its least size - 1", min(part.sizes) - 1)
+    yield from _at_most("scale.projected.repeats", scale.projected.repeats, "scale.repeats", scale.repeats)
+    yield from _at_most("scale.people", scale.people, "people.sets.heldout", sets.heldout)
+    yield from _at_most("scale.edited.people", scale.edited.people, "scale.people", scale.people)
+    yield from _at_most("scale.sliders.people", scale.sliders.people, "scale.people", scale.people)
+    pairs = scale.people * (scale.people - 1) // 2
+    yield from _at_most("scale.interpolated.pairs", scale.interpolated.pairs, "the pairs of scale.people", pairs)
+    pictured = scale.interpolated.pictured
+    yield from _at_most("scale.interpolated.pictured", pictured, "its pairs", scale.interpolated.pairs)
+    yield from _at_most("scale.sampled.leading", scale.sampled.leading, "max(scale.sizes) - 1", max(scale.sizes) - 1)
+    yield from _at_most("scale.sampled.kinds", scale.sampled.kinds, "max(scale.sizes)", max(scale.sizes))
+
+
 def _changes(profile: Profile) -> Iterator[str]:
     """Of the recipe, each as it would be trained with."""
     evaluate, recipe = profile.finetune.evaluate, asdict(profile.finetune.recipe)
@@ -105,6 +127,11 @@ def _attributes(profile: Profile) -> Iterator[str]:
     for name in edit.attributes:
         if name not in ATTRIBUTES:
             yield f"edit.attributes: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
+    scale = {"edited.attributes": profile.scale.edited.attributes, "pairs": [n for p in profile.scale.pairs for n in p]}
+    for setting, names in scale.items():
+        for name in names:
+            if name not in ATTRIBUTES:
+                yield f"scale.{setting}: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
     used = {"counterfactual": [edit.counterfactual], "compose": edit.compose}
     used = {f"edit.{setting}": names for setting, names in used.items()} | {"invert.edits": profile.invert.edits}
     for setting, names in used.items():
@@ -119,6 +146,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
         "space": profile.space.prompts,
         "edit": profile.edit.prompts,
         "invert": profile.invert.prompts,
+        "scale": profile.scale.prompts,
     }
     for section, given in prompts.items():
         for prompt in given:
@@ -173,6 +201,8 @@ def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRe
         "invert.recipe": invert.recipe,
         "invert.photo_recipe": invert.photo_recipe,
         "invert.sampling": invert.sampling,
+        "scale.inverted.recipe": profile.scale.inverted.recipe,
+        "scale.sampling": profile.scale.sampling,
     }
 
 
