@@ -12,6 +12,7 @@ from w2w_lib.space.sampling_models import fit_mixture, mixture_samples, training
 from w2w_lib.space.subsets import (
     chance_cosine,
     coefficient_normals,
+    conditions,
     direction_cosines,
     jointly_permuted,
     label_scores,
@@ -33,6 +34,13 @@ def test_smaller_subspaces_are_of_people_in_the_larger_ones(layout, weights, ids
     assert len(spaces[10, 1].components) == 9
     with pytest.raises(ValueError, match="sizes"):
         nested_subspaces(layout, weights, ids, [len(ids) + 1], 1)
+
+
+def test_the_conditions_are_three_series():
+    found = conditions([50, 100], [10, 99], 20, repeats=2)
+    assert [c[1:] for c in found if c.series == "growing"] == [(50, 49, 0), (50, 49, 1), (100, 99, 0)]
+    assert [c[1:] for c in found if c.series == "fixed"] == [(50, 20, 0), (50, 20, 1), (100, 20, 0)]
+    assert [c[1:] for c in found if c.series == "counts"] == [(100, 10, 0), (100, 99, 0)]
 
 
 def test_a_random_subspace_keeps_the_share_of_its_dimensions(layout, ids):

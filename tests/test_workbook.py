@@ -132,6 +132,7 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
         "finetune@smoke": {"outputs/.stripped/02_finetune.modules"},
         "space@smoke": {"outputs/.stripped/03_space.py"},
         "invert@smoke": {"outputs/.pipeline/settings.yaml"},
+        "scale@smoke": {"outputs/.stripped/07_scale.modules"},
     }
 
 

@@ -63,6 +63,26 @@ class Scores:
             self.frame.to_parquet(file)
 
 
+def told_apart(faces: Float[np.ndarray, "models seeds dim"]) -> Float[np.ndarray, " models"]:
+    """For each model the probability that two of its pictures are more alike than one of them and another model's.
+
+    By cosine, a tie counts half: 0.5 where the models cannot be told apart. Its mean is the models' consistency.
+    ValueError for a single model, and for a single picture by each.
+    """
+    models, seeds, dim = faces.shape
+    if models < 2 or seeds < 2:
+        raise ValueError(f"{models} models, {seeds} pictures by each: expected at least 2 of both")
+    unit = faces / np.linalg.norm(faces, axis=2, keepdims=True)
+    flat, owner = unit.reshape(-1, dim), np.repeat(np.arange(models), seeds)
+    first, second = np.triu_indices(seeds, 1)
+    found = np.empty(models)
+    for k, own in enumerate(unit):
+        same = (own @ own.T)[first, second][:, None]
+        others = (own @ flat[owner != k].T).ravel()
+        found[k] = (same > others).mean() + (same == others).mean() / 2
+    return found
+
+
 def novelty(
     faces: Float[np.ndarray, "models dim"], known: Float[np.ndarray, "people dim"]
 ) -> Float[np.ndarray, " models"]:

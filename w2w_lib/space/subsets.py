@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import lgamma, log, pi
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from w2w_lib.space.weight_space import WeightSpace
 
 Key = tuple[int, int]  # number of people, repeat
 Method = Literal["normals", "class means"]
+Series = Literal["growing", "fixed", "counts"]
 PAIR = ["first", "second"]
 
 
@@ -44,6 +45,26 @@ def nested_subspaces(
                 rows = np.sort(order[:size])
                 found[size, repeat] = WeightSpace.fit(layout, weights[rows], [ids[i] for i in rows])
     return found
+
+
+class Condition(NamedTuple):
+    """A space to measure, and the series that it belongs to."""
+
+    series: Series
+    models: int
+    components: int
+    repeat: int
+
+
+def conditions(sizes: Sequence[int], counts: Sequence[int], fixed: int, repeats: int = 1) -> list[Condition]:
+    """The spaces of three series: all components of more and more people, ``fixed`` ones of them, and more and more
+    components of the largest space. ``repeats`` are the orders of people; of all people there is but one.
+    """
+    found = []
+    for size in sizes:
+        for repeat in range(1 if size == max(sizes) else repeats):
+            found += [Condition("growing", size, size - 1, repeat), Condition("fixed", size, fixed, repeat)]
+    return found + [Condition("counts", max(sizes), count, 0) for count in counts]
 
 
 def random_subspace(space: WeightSpace, components: int, seed: int) -> WeightSpace:

@@ -26,6 +26,7 @@ TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
+AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
 CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
@@ -88,8 +89,8 @@ def _scale(profile: Profile) -> Iterator[str]:
     yield from _at_most("scale.people", scale.people, "people.sets.heldout", sets.heldout)
     yield from _at_most("scale.edited.people", scale.edited.people, "scale.people", scale.people)
     yield from _at_most("scale.sliders.people", scale.sliders.people, "scale.people", scale.people)
-    pairs = scale.people * (scale.people - 1) // 2
-    yield from _at_most("scale.interpolated.pairs", scale.interpolated.pairs, "the pairs of scale.people", pairs)
+    pairs = scale.interpolated.pairs  # of different people, so that no picture is compared with itself
+    yield from _at_most("scale.interpolated.pairs", pairs, "people.sets.heldout / 2", sets.heldout // 2)
     pictured = scale.interpolated.pictured
     yield from _at_most("scale.interpolated.pictured", pictured, "its pairs", scale.interpolated.pairs)
     yield from _at_most("scale.sampled.leading", scale.sampled.leading, "max(scale.sizes) - 1", max(scale.sizes) - 1)
@@ -106,9 +107,14 @@ def _changes(profile: Profile) -> Iterator[str]:
                 f"finetune.evaluate.again: {name!r} cannot be a folder's name; expected up to {LONGEST} characters, "
                 f"no / and no dot at the start, and none of {kept}"
             )
-    for kind in ("again", "sweep"):
-        for name, changes in getattr(evaluate, kind).items():
-            place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
+    kinds = {"finetune.evaluate.again": evaluate.again, "finetune.evaluate.sweep": evaluate.sweep}
+    kinds["scale.alternatives"] = profile.scale.alternatives
+    for kind, variants in kinds.items():
+        for name, changes in variants.items():
+            place, changed = f"{kind}.{name}", {**recipe, **changes}
+            for count in AMOUNTS if kind == "scale.alternatives" else ():
+                if type(found := changed.pop(count, 1)) is not int or found < 1:
+                    yield f"{place}.{count}: expected a whole number of at least 1, found {found!r}"
             targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
             try:
                 TypeAdapter(dict[str, Targets]).validate_python(targets)
