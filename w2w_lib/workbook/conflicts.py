@@ -91,6 +91,8 @@ def _scale(profile: Profile) -> Iterator[str]:
     yield from _at_most("scale.sliders.people", scale.sliders.people, "scale.people", scale.people)
     pairs = scale.interpolated.pairs  # of different people, so that no picture is compared with itself
     yield from _at_most("scale.interpolated.pairs", pairs, "people.sets.heldout / 2", sets.heldout // 2)
+    if (shares := scale.interpolated.shares) != sorted({0, *shares, 1}):
+        yield f"scale.interpolated.shares: expected rising numbers from 0 to 1, found {shares}"
     pictured = scale.interpolated.pictured
     yield from _at_most("scale.interpolated.pictured", pictured, "its pairs", scale.interpolated.pairs)
     yield from _at_most("scale.sampled.leading", scale.sampled.leading, "max(scale.sizes) - 1", max(scale.sizes) - 1)
