@@ -103,9 +103,10 @@ def test_logits_are_of_each_model_moved():
     step, sampling = torch.ones(layout.dimension), Sampling(steps=2)
     torch.manual_seed(0)
     classifier = AttributeClassifier(("Cap", "Hat")).eval()
+    classifier.head.weight.data *= 1000  # untrained, it hardly tells pictures apart
     arguments = pipeline, layout, classifier
     strengths = torch.tensor([[0.0, 3.0], [0.0, -3.0]])
     found = edited_logits(*arguments, own, step, strengths, ("person", 0), sampling)
     moved = edited_logits(*arguments, own + strengths[:, 1:] * step, step, torch.zeros(2, 1), ("person", 0), sampling)
     np.testing.assert_allclose(found[:, 1], moved[:, 0], atol=1e-3)
-    assert not np.allclose(found[:, 0], found[:, 1], atol=1e-3)
+    assert np.abs(found[:, 0] - found[:, 1]).max() > 1e-2

@@ -74,4 +74,4 @@ def mean_spill_at(
 
 def opposite_lengths(shown: Bool[np.ndarray, " people"], lengths: Sequence[float]) -> Float[Tensor, "people strengths"]:
     """Strengths of a step that gives the attribute: backwards for people who show it, in these lengths."""
-    return torch.where(torch.from_numpy(np.asarray(shown)), -1.0, 1.0)[:, None] * torch.tensor(list(lengths))
+    return torch.where(torch.tensor(np.asarray(shown)), -1.0, 1.0)[:, None] * torch.tensor(list(lengths))
