@@ -22,13 +22,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from w2w_lib.evaluation.attributes import LARGEST_SEED, SIZE, _small
 from w2w_lib.evaluation.base_quality import PROMPTS
 from w2w_lib.evaluation.caption_phrases import ANYBODY, FEATURES, PHRASES, counted, mirrored, phrases_of
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import save_tensors, write_text
 from w2w_lib.files.tensors import finite, read_tensors
 from w2w_lib.inputs import whole_number
-from w2w_lib.models.images import to_pixels
 from w2w_lib.people.rendered.person import sample_person
 from w2w_lib.people.rendered.population import render_population
 from w2w_lib.people.rendered.view import sample_view
@@ -37,7 +37,6 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "data" / "dual_encoder" / "dual_
 EXPECTED = "a pocket dual encoder"
 REMEDY = "restore the file, or make it again as data/dual_encoder/README.md says"
 SPLIT, TEST_SPLIT = "dual encoder", "dual encoder test"  # of its own people; nothing else draws from these
-SIZE = 64  # pixels a side; pictures of other sizes are averaged to this
 CHANNELS = (24, 48, 96, 160)
 WIDTH, WORD_WIDTH, PHRASE_WIDTH = 128, 128, 256  # of the common space, of a word, within a phrase's network
 FIRST_TEMPERATURE, COLDEST = 0.07, 0.01  # Radford et al. 2021, section 2.5
@@ -46,7 +45,6 @@ BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 4e-3, 0.01
 ALTERED_WEIGHT = 3  # of telling captions from ones with a phrase altered, beside telling those of a batch
 GENDER_SAID = 0.5  # share of captions whose noun is man or woman
 CONTRAST, NOISE = 0.15, 0.05  # of the pictures that it is trained on, as the attribute classifier's
-LARGEST_SEED = 2**63 - 1  # PyTorch's
 AMONG = 64  # captions, of which one is the picture's
 GENDER = list(FEATURES).index("gender")
 
@@ -120,11 +118,6 @@ class DualEncoder(nn.Module):
 def _numbers(encoder: DualEncoder) -> dict[str, Tensor]:
     """Its tensors, without the counters that batch normalisation keeps."""
     return {name: tensor for name, tensor in encoder.state_dict().items() if tensor.is_floating_point()}
-
-
-def _small(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 64 64"]:
-    pixels = to_pixels(images)
-    return pixels if pixels.shape[2:] == (SIZE, SIZE) else F.interpolate(pixels, (SIZE, SIZE), mode="area")
 
 
 # ---------------------------------------------------------------- training

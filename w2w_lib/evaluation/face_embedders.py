@@ -2,8 +2,6 @@
 
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from w2w_lib.evaluation.faces import FACE_PIXELS, detect_faces, embed_faces
+from w2w_lib.evaluation.faces import FACE_PIXELS, _one_thread, detect_faces, embed_faces
 from w2w_lib.evaluation.pictures import as_pictures, finite_embeddings, padded_square
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import DTYPES, finite
@@ -135,14 +133,3 @@ def _crop(image: UInt8[np.ndarray, "height width 3"], box: Float[np.ndarray, "4"
     if square.width < FACE_PIXELS:
         square = square.resize((FACE_PIXELS, FACE_PIXELS), Image.BICUBIC)
     return fixed_image_standardization(extract_face(square, box * (square.width / FACE_PIXELS), CROP_PIXELS))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch on one thread: sums do not depend on the number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
