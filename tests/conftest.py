@@ -115,7 +115,8 @@ def toy_checkout(target: Path) -> Checkout:
         code = TOY_CELL.format(outs=[out for out in outs if not out.endswith(".ipynb")])
         notebook = stage["cmd"].split()[2]
         write_notebook(checkout.root / notebook, code, never_called(paths.ROOT / notebook))
-    for name in ("base/pocket/model_index.json", "classifier/attributes.safetensors"):
+    judges = ("classifier/attributes", "dual_encoder/dual_encoder", "lpips/alexnet")
+    for name in ("base/pocket/model_index.json", *(f"{judge}.safetensors" for judge in judges)):
         file = checkout.root / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")

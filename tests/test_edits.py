@@ -6,7 +6,7 @@ import pytest
 import torch
 from planted import PCS
 
-from w2w_lib.evaluation.edits import flipped, side_effects, spill
+from w2w_lib.evaluation.edits import at_equal_effect, changes, flipped, side_effects, unwanted
 from w2w_lib.space.controls import random_direction, random_step
 from w2w_lib.space.directions import fit_directions
 from w2w_lib.space.edits import combined_step, opposite_strengths
@@ -66,4 +66,41 @@ def test_side_effects_by_hand():
     effects = side_effects(before, {"a": turned, "b": before.assign(b=-before["b"])})
     assert effects.loc["a", "a"] == pytest.approx(4 / before["a"].std())
     assert effects.loc["b", "b"] == pytest.approx(1 / before["b"].std())
-    assert effects.loc["a", "b"] == 0 and spill(effects) == 0
+    assert effects.loc["a", "b"] == 0
+
+
+def test_opposite_changes_cancel_in_the_mean_and_not_in_what_was_unwanted():
+    before = pd.DataFrame({"a": [1.0, -1.0], "b": [2.0, -2.0], "c": [1.0, -1.0]})
+    after = before + pd.DataFrame({"a": [-3.0, 3.0], "b": [1.0, -1.0], "c": [0.0, 0.5]})
+    moved, deviations = changes(before, after, "a"), np.array([1.0, 2.0, 1.0]) * np.sqrt(2)
+    np.testing.assert_allclose(moved, np.array([[3.0, 1.0, 0.0], [3.0, -1.0, 0.5]]) / deviations)
+    assert side_effects(before, {"a": after}).loc["a", "b"] == 0
+    np.testing.assert_allclose(unwanted(moved, "a"), np.array([0.5, 0.5 + 0.5]) / 2 / np.sqrt(2))
+
+
+def test_methods_are_compared_where_they_change_the_attribute_equally_far():
+    wanted = np.zeros((2, 3, 2))
+    wanted[:, 0] = [[1.0, 2.0], [3.0, 4.0]]  # 2, 3 in the mean
+    wanted[:, 1] = [[1.0, 1.0], [1.0, 3.0]]  # 1, 2: the least of the three reaches 2
+    wanted[:, 2] = [[4.0, 0.0], [4.0, 0.0]]  # 4, 0: passes 2 on the way up
+    spill = np.broadcast_to([[0.5, 0.9], [0.2, 0.6], [0.8, 9.0]], (2, 3, 2))
+    np.testing.assert_allclose(at_equal_effect(wanted, spill), [0.5, 0.6, 0.4])
+    np.testing.assert_allclose(at_equal_effect(wanted[:, [0, 2]], spill[:, [0, 2]]), [0.9, 0.6])
+    assert np.isnan(at_equal_effect(-wanted, spill)).all()
+
+
+def test_changes_refuse(unchecked):
+    before = pd.DataFrame({"a": [1.0, -1.0], "b": [0.0, 1.0]})
+    for call, error in [
+        (lambda: changes(before, before, "c"), "no attribute 'c'; expected one of a, b"),
+        (lambda: changes(before, before[:1], "a"), "logits of shapes .* expected the same people"),
+        (lambda: changes(before, before[["b", "a"]], "a"), "expected the same people and attributes"),
+        (lambda: changes(before.assign(b=1.0), before, "a"), "logits of 'b' do not differ among 2 people"),
+        (lambda: changes(before[:1], before[:1], "a"), "logits of 'a' do not differ among 1 people"),
+        (lambda: unwanted(before, "c"), "no attribute 'c'"),
+        (lambda: unwanted(before[["a"]], "a"), "changes of 'a' alone"),
+        (lambda: at_equal_effect(np.ones((2, 3)), np.ones((2, 3))), "expected twice .people, methods, strengths."),
+        (lambda: at_equal_effect(np.ones((2, 3, 1)), np.ones((2, 3, 2))), "expected twice"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            call()

@@ -141,9 +141,9 @@ def test_labels_lead_to_the_planted_directions(release, imported):
     """Truth: the directions that were planted, in units of the coefficients' deviations."""
     planted = release[1]
     labels = (planted.labels > 0).astype(int)
-    found = fit_directions(imported, labels, disentangle=False)
+    found = fit_directions(imported, labels, method="class means")
     truth = planted.normals[:COMPONENTS]
-    cosines = [float(found[name].vector.float() @ truth[:, i]) for i, name in enumerate(labels)]
+    cosines = [float(found[name].score.float() @ truth[:, i]) for i, name in enumerate(labels)]
     assert min(cosines) > 0.9
 
 

@@ -132,6 +132,7 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
         "finetune@smoke": {"outputs/.stripped/02_finetune.modules"},
         "space@smoke": {"outputs/.stripped/03_space.py"},
         "invert@smoke": {"outputs/.pipeline/settings.yaml"},
+        "judge@smoke": {"outputs/.stripped/06_judge.modules"},
     }
 
 
@@ -348,12 +349,14 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
         finetune__targets="release", finetune__workers=1,
         edit__attributes=["Young", "Dimples", "Smilling"],
         invert__edits=["Eyeglasses"],
+        judge__attributes=["Young"], judge__pictured=["Young"], judge__compose=[["Young"]], judge__delayed="Young",
     )  # fmt: skip
     checkout.call("w2w", "prepare")
-    said = checkout.call("dvc", "repro", "invert@smoke", timeout=540).stdout
+    said = checkout.call("dvc", "repro", "invert@smoke", "judge@smoke", timeout=540).stdout
     assert "without Smilling: not among the labels" in said
     metrics = checkout.root / "outputs" / "smoke" / "metrics"
     assert {"Young_flip", "Dimples_flip"} < json.loads((metrics / "edit.json").read_text()).keys()
+    assert "paper_effect" in json.loads((metrics / "judge.json").read_text())
 
 
 def save_as_folders(people, folder) -> None:

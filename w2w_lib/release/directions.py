@@ -12,6 +12,8 @@ from w2w_lib.space.arguments import finite_rows
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.weight_space import WeightSpace
 
+METHOD = "release"  # what our directions say that they were made by
+
 
 def released_direction(
     space: WeightSpace, labels: pd.DataFrame, attribute: str, without: Sequence[str] = ()
@@ -48,12 +50,14 @@ def strength_of_sigma(space: WeightSpace, direction: Float[Tensor, " pcs"]) -> f
 def as_direction(space: WeightSpace, attribute: str, direction: Float[Tensor, " pcs"]) -> tuple[Direction, float]:
     """The same line as one of our directions, and how many of its units one unit of the release's strength is.
 
-    Ours is of length 1 among coefficients measured in their own standard deviations: s d is the step
-    s * units of it. ``held_out_auc`` is NaN: the release holds none out.
+    Our unit is one standard deviation of the training models' projections. ``held_out_auc`` is NaN: the release holds
+    none out.
     """
     direction = finite_rows("direction", direction, len(space.components), axes=1)
-    vector = direction / space.std
-    units = float(vector.norm())
-    projections = (space.coefficients / space.std) @ (vector / units)
-    lowest, highest = projections.min().item(), projections.max().item()
-    return Direction(attribute, vector / units, lowest, highest, float("nan"), space.source), units
+    sigma = strength_of_sigma(space, direction)
+    score = direction * space.std
+    axis = score / (direction.square().sum() * sigma)
+    projections = (space.coefficients / space.std) @ axis
+    ends = projections.min().item(), projections.max().item()
+    vectors = direction * sigma / space.std, axis, score / score.norm()
+    return Direction(attribute, *vectors, *ends, float("nan"), space.source, METHOD), 1 / sigma

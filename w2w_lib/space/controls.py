@@ -51,7 +51,8 @@ def random_direction(space: WeightSpace, components: int, seed: int) -> Directio
     """A direction without meaning among the first ``components``, the control for every edit."""
     count = whole_number("components", components, 1, len(space.components))
     vector = torch.randn(count, generator=generator(seed))
-    free = Direction("random", vector / vector.norm(), 0.0, 0.0, 0.5, space.source)
+    vector /= vector.norm()
+    free = Direction("random", vector, vector, vector, 0.0, 0.0, 0.5, space.source, "random")
     projections = free.projection(space, space.coefficients)
     return replace(free, lowest=projections.min().item(), highest=projections.max().item())
 

@@ -16,38 +16,50 @@ from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.tensors import floating, read_tensors
-from w2w_lib.inputs import described, finite_number, instance, nearest, some, whole_number
+from w2w_lib.inputs import described, finite_number, instance, whole_number
 from w2w_lib.space.arguments import finite_rows, known_seed
+from w2w_lib.space.direction_labels import labels_of_rows, training_labels
+from w2w_lib.space.direction_methods import fit_method, known_method
 from w2w_lib.space.weight_space import WeightSpace
 
-UNIT = 1e-3  # how far from 1 the length of a direction may be
+UNIT = 1e-3  # how far from 1 the length of a score may be, and the change of the projection by one unit
+MODELS_PER_COMPONENT = 4  # of a fit, at least: few people have few components
 
 EXPECTED, REMEDY = "saved directions", "fit the directions again and save them"
+VECTORS = ("vector", "axis", "score")
 Range = tuple[FiniteFloat, FiniteFloat, FiniteFloat | None]  # lowest, highest, held-out AUC
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A unit vector among the coefficients measured in their standard deviations, in the space named ``space``.
+    """A step that changes an attribute, and the linear score that reads it, in the space named ``space``.
 
-    One unit of strength is therefore one standard deviation of the training models' projections onto it. It is normal
-    to the separating plane as these units show it; in units of the weights, the paper's, that would be another vector.
+    All three vectors are over the coefficients in units of their standard deviations. One unit of strength is one
+    standard deviation of the training models' projections onto the step.
     """
 
     attribute: str
-    vector: Float[Tensor, " pcs"]
-    lowest: float  # the training models' extreme projections, in the same unit;
+    vector: Float[Tensor, " pcs"]  # the change of the coefficients by one unit of strength
+    axis: Float[Tensor, " pcs"]  # its product with coefficients is their projection, in the same unit
+    score: Float[Tensor, " pcs"]  # of length 1: the classifier's normal, larger where the attribute is
+    lowest: float  # the training models' extreme projections;
     highest: float  # the paper's strength is this one
-    held_out_auc: float
+    held_out_auc: float  # of the score
     space: str  # the source of the space that it was fitted in, and of that space's truncations
+    method: str  # one of ``direction_methods.METHODS``, or what else it was made by
 
     def __post_init__(self):
         what = f"direction {self.attribute!r}"
-        instance(what, self.attribute, str)
-        instance(f"{what}: space", self.space, str)
-        vector = finite_rows(f"{what}: vector", self.vector, floating(what, self.vector).shape[-1:].numel(), axes=1)
-        if abs(vector.norm() - 1) > UNIT:
-            raise ValueError(f"{what}: vectors are not of length 1, found {vector.norm().item():.6g}")
+        for name in ("attribute", "space", "method"):
+            instance(what if name == "attribute" else f"{what}: {name}", getattr(self, name), str)
+        pcs = floating(what, self.vector).shape[-1:].numel()
+        vector, axis, score = (finite_rows(f"{what}: {k}", getattr(self, k), pcs, axes=1) for k in VECTORS)
+        if abs(score.norm() - 1) > UNIT:
+            raise ValueError(f"{what}: scores are not of length 1, found {score.norm().item():.6g}")
+        if abs(axis @ vector - 1) > UNIT:
+            raise ValueError(
+                f"{what}: vectors do not change their projections by 1, found {(axis @ vector).item():.6g}"
+            )
         lowest, highest = finite_number(f"{what}: lowest", self.lowest), finite_number(f"{what}: highest", self.highest)
         if lowest > highest:
             raise ValueError(f"{what}: expected lowest up to highest, found {lowest} and {highest}")
@@ -65,10 +77,16 @@ class Direction:
         return change if space.scale is None else change * space.scale
 
     def projection(self, space: WeightSpace, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models"]:
-        """How far along the direction models lie, in standard deviations; ValueError as in ``step``."""
+        """How far along the step models lie: a step of strength s adds s. ValueError as in ``step``."""
+        return self._units(space, coefficients) @ self.axis
+
+    def scores(self, space: WeightSpace, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models"]:
+        """The classifier's linear score of models, without an intercept, in no particular unit; errors of ``step``."""
+        return self._units(space, coefficients) @ self.score
+
+    def _units(self, space: WeightSpace, coefficients: Tensor) -> Tensor:
         used = self._used(space)
-        coefficients = finite_rows("coefficients", coefficients, len(space.components))
-        return (coefficients[..., :used] / space.std[:used]) @ self.vector
+        return finite_rows("coefficients", coefficients, len(space.components))[..., :used] / space.std[:used]
 
     def _used(self, space: WeightSpace) -> int:
         """Number of components that it moves along, all of them there."""
@@ -91,55 +109,47 @@ def fit_directions(
     labels: pd.DataFrame,
     components: int = 100,
     held_out: float = 0.2,
-    disentangle: bool = True,
+    method: str = "joint",
     seed: int = 0,
+    models_per_component: int = MODELS_PER_COMPONENT,
 ) -> dict[str, Direction]:
-    """One direction for each label by least squares on the coefficients divided by their standard deviations.
+    """One direction for each label, by a ``method`` on the first ``components`` coefficients of the training models.
 
-    The paper's regression (Dravid et al. 2024, §3.3) is on the coefficients themselves, which gives other directions.
-    ``labels`` is indexed by identity, of 0 and 1. At most one component for four models is used. With ``disentangle``
-    the directions are solved jointly: one leaves the linear scores of all other labels unchanged, or as nearly so as
-    the components allow. The held-out AUC is of classifiers fitted without a share ``held_out`` of the identities.
-    ValueError for an identity without labels, a label that is neither 0 nor 1, and one that does not vary.
+    - "paper": the normal of least squares on the coefficients themselves (Dravid et al. 2024, §3.3 and §4.1).
+    - "class means": least squares on the coefficients over their standard deviations σ. In the weights its steps are
+      the differences of the class means, as far as the components hold them.
+    - "joint": made from the normals of "class means", the shortest steps in σ of which each moves its own score and
+      leaves those of all other labels unchanged, or as nearly so as the components allow. "paper, joint": the same
+      from the normals of "paper".
+    - "lda", "logistic": normals on the coefficients over σ of linear discriminant analysis, its covariance shrunk, and
+      of logistic regression with an L2 penalty.
+
+    The first four are one classifier (least squares does not depend on units) and differ in their steps alone.
+    ``labels`` is indexed by identity, of 0 and 1. A fit uses fewer components where there would be fewer than
+    ``models_per_component`` models for each. The held-out AUC is of classifiers fitted without a share ``held_out`` of
+    the identities. ValueError for an identity without labels, a label that is neither 0 nor 1, and one that does not
+    vary, and for an unknown method.
     """
-    instance("space", space, WeightSpace)
-    instance("labels", labels, pd.DataFrame)
-    if labels.index.nlevels > 1:
-        raise ValueError(f"labels: expected an index of identities, found one of {labels.index.nlevels} levels")
-    missing = [i for i in space.ids if i not in labels.index]
-    if missing:
-        raise ValueError(f"labels: no row for identities {some(missing)} of the space")
-    table = labels.loc[space.ids]
-    if len(table) > len(space.ids):
-        raise ValueError(f"labels: more than one row for identities {some(table.index[table.index.duplicated()])}")
-    targets = _zero_or_one(table, list(table.columns))
-    constant = [c for c in table if table[c].nunique() < 2]
-    if constant:
-        raise ValueError(f"labels {some(constant)} are the same for every identity: leave them out")
+    targets, method = training_labels(space, labels), known_method(method)
     if not 0 < finite_number("held_out", held_out) < 1:
         raise ValueError(f"held_out: expected a share between 0 and 1, found {held_out}")
     count = max(1, round(held_out * len(space.ids)))
     if count >= len(space.ids):
         raise ValueError(f"held_out: {held_out} of {len(space.ids)} identities leaves none to fit; expected less")
-    components = min(whole_number("components", components), len(space.components), max(1, len(space.ids) // 4))
-    units = (space.coefficients / space.std)[:, :components]
-    targets = targets.to(units.dtype)
+    most = max(1, len(space.ids) // whole_number("models_per_component", models_per_component))
+    components = min(whole_number("components", components), len(space.components), most)
+    coefficients, std = space.coefficients[:, :components], space.std[:components]
 
-    order = np.random.default_rng(known_seed(seed)).permutation(len(units))
+    order = np.random.default_rng(known_seed(seed)).permutation(len(coefficients))
     test, train = np.split(order, [count])
-    scores = units[test] @ _least_squares(units[train], targets[train])
-    aucs = [_auc(targets[test, i], scores[:, i]) for i in range(targets.shape[1])]
+    scores = fit_method(method, coefficients[train], std, targets[train]).scores.float()
+    aucs = aucs_of(targets[test], (coefficients[test] / std) @ scores.T)
 
-    normals = _least_squares(units, targets)
-    vectors = _dual(normals) if disentangle else normals
-    vectors = vectors / vectors.norm(dim=0)
-    directions = {}
-    for i, attribute in enumerate(table):
-        projections = units @ vectors[:, i]
-        directions[attribute] = Direction(
-            attribute, vectors[:, i], projections.min().item(), projections.max().item(), aucs[i], space.source
-        )
-    return directions
+    fit = fit_method(method, coefficients, std, targets)
+    projections = (coefficients / std).double() @ fit.axes.T
+    ends = zip(projections.amin(0).tolist(), projections.amax(0).tolist(), aucs, strict=True)
+    rows = zip(labels, *(part.float() for part in fit), ends, strict=True)
+    return {a: Direction(a, *vectors, *numbers, space.source, method) for a, *vectors, numbers in rows}
 
 
 def separation(
@@ -148,85 +158,69 @@ def separation(
     coefficients: Float[Tensor, "models pcs"],
     labels: pd.DataFrame,
 ) -> dict[str, float]:
-    """AUC of every direction's projection against its label, for any models, seen in training or not.
+    """AUC of every direction's score against its label, for any models, seen in training or not.
 
     Rows of ``coefficients`` and ``labels`` correspond; NaN where a label does not vary.
     """
     instance("labels", labels, pd.DataFrame)
     coefficients = finite_rows("coefficients", coefficients, len(space.components), axes=2).detach()
-    if len(labels) != len(coefficients):
-        raise ValueError(f"labels: {len(labels)} rows for {len(coefficients)} models; expected one for each")
-    targets = _zero_or_one(labels, list(directions))
-    return {a: _auc(targets[:, i], d.projection(space, coefficients)) for i, (a, d) in enumerate(directions.items())}
+    targets = labels_of_rows(labels, list(directions), len(coefficients))
+    scores = [d.scores(space, coefficients) for d in directions.values()]
+    return dict(zip(directions, aucs_of(targets, torch.stack(scores, 1)), strict=True))
 
 
-def _zero_or_one(labels: pd.DataFrame, attributes: list[str]) -> Float[Tensor, "models labels"]:
-    """Labels as numbers; ValueError for a label that is not there or is neither 0 nor 1."""
-    if not attributes:
-        raise ValueError("labels: there are none; expected at least one column of 0 and 1")
-    for attribute in attributes:
-        if not isinstance(attribute, str) or not attribute:
-            raise ValueError(f"labels: expected columns with names of text, found {described(attribute)}")
-        if attribute not in labels:
-            raise ValueError(f"labels: no column {attribute!r}{nearest(attribute, map(str, labels.columns))}")
-        if labels[attribute].ndim > 1:
-            raise ValueError(f"labels: more than one column {attribute!r}; expected one")
-        wrong = labels.index[~labels[attribute].isin([0, 1])]
-        if len(wrong):
-            found = labels.loc[wrong[0], attribute]
-            raise ValueError(f"label {attribute!r}: expected 0 or 1, found {found} for {some(wrong)}")
-    return torch.tensor(labels[attributes].to_numpy(float))
-
-
-def _least_squares(
-    units: Float[Tensor, "models pcs"], targets: Float[Tensor, "models labels"]
-) -> Float[Tensor, "pcs labels"]:
-    return torch.linalg.lstsq(units - units.mean(0), targets - targets.mean(0)).solution
-
-
-def _dual(normals: Float[Tensor, "pcs labels"]) -> Float[Tensor, "pcs labels"]:
-    """The least vectors n_i with normals_j . n_i = [i = j]: each moves one score alone."""
-    return torch.linalg.pinv(normals).T
-
-
-def _auc(target: Tensor, score: Tensor) -> float:
-    return float(roc_auc_score(target, score)) if 0 < target.sum() < len(target) else float("nan")
+def aucs_of(targets: Float[Tensor, "models labels"], scores: Float[Tensor, "models labels"]) -> list[float]:
+    """AUC of each column of scores against its column of 0 and 1; NaN where that does not vary."""
+    return [
+        float(roc_auc_score(target, score)) if 0 < target.sum() < len(target) else float("nan")
+        for target, score in zip(targets.T, scores.T, strict=True)
+    ]
 
 
 def save_directions(directions: dict[str, Direction], path: str | Path) -> None:
-    """Write the directions of one space as one safetensors file; ValueError for those of several spaces, or none."""
+    """Write the directions of one fit as one safetensors file; ValueError for those of several fits, or none."""
     instance("directions", directions, Mapping)
     for attribute, direction in directions.items():
         instance(f"direction {attribute!r}", direction, Direction)
         if attribute != direction.attribute:
             raise ValueError(f"direction {attribute!r}: expected that of its name, found {direction.attribute!r}")
-    kinds = {(d.space, len(d.vector)) for d in directions.values()}
+    kinds = {(d.space, len(d.vector), d.method) for d in directions.values()}
     if len(kinds) != 1:
-        found = ", ".join(f"{length} components of space {space}" for space, length in sorted(kinds)) or "none"
-        raise ValueError(f"directions: expected those of one fit, found {found}")
+        found = "; ".join(f"{pcs} components of space {space} by {how!r}" for space, pcs, how in sorted(kinds))
+        raise ValueError(f"directions: expected those of one fit, found {found or 'none'}")
     ranges = {
         a: (d.lowest, d.highest, None if isnan(d.held_out_auc) else d.held_out_auc) for a, d in directions.items()
     }
-    ((space, _),) = kinds
-    vectors = torch.stack([d.vector for d in directions.values()])
-    save_tensors({"vectors": vectors}, path, {"ranges": json.dumps(ranges), "space": json.dumps(space)})
+    ((space, _, method),) = kinds
+    tensors = {_stored(name): torch.stack([getattr(d, name) for d in directions.values()]) for name in VECTORS}
+    metadata = {"ranges": ranges, "space": space, "method": method}
+    save_tensors(tensors, path, {name: json.dumps(value) for name, value in metadata.items()})
 
 
 def load_directions(path: str | Path) -> dict[str, Direction]:
     """Read saved directions; FileNotFoundError if there are none.
 
-    ValueError where the file is none of directions, or holds another number of names than of unit vectors.
+    ValueError where the file is none of directions, an old one without scores among them, or holds another number of
+    names than of vectors.
     """
-    metadata = {"ranges": dict[str, Range], "space": str}
-    tensors, entries = read_tensors(path, EXPECTED, REMEDY, {"vectors": "directions pcs"}, metadata=metadata)
-    vectors, ranges = tensors["vectors"], entries["ranges"]
-    if not ranges or len(ranges) != len(vectors):
-        raise ValueError(f"{path}: {len(ranges)} names for {len(vectors)} vectors; expected {EXPECTED}; {REMEDY}")
-    rows = zip(ranges.items(), vectors.float(), strict=True)
+    shapes = {_stored(name): "directions pcs" for name in VECTORS}
+    metadata = {"ranges": dict[str, Range], "space": str, "method": str}
+    tensors, entries = read_tensors(path, EXPECTED, REMEDY, shapes, metadata=metadata)
+    ranges, count = entries["ranges"], len(tensors[_stored(VECTORS[0])])
+    if not ranges or len(ranges) != count:
+        raise ValueError(f"{path}: {len(ranges)} names for {count} vectors; expected {EXPECTED}; {REMEDY}")
+    rows = zip(ranges.items(), *(tensors[_stored(name)].float() for name in VECTORS), strict=True)
     try:
         return {
-            a: Direction(a, vector, low, high, float("nan") if auc is None else auc, entries["space"])
-            for (a, (low, high, auc)), vector in rows
+            a: Direction(
+                a, *vectors, low, high, float("nan") if auc is None else auc, entries["space"], entries["method"]
+            )
+            for (a, (low, high, auc)), *vectors in rows
         }
     except ValueError as error:
         raise ValueError(f"{path}: {error}; expected {EXPECTED}; {REMEDY}") from None
+
+
+def _stored(name: str) -> str:
+    """The name of a vector of many directions, in their file."""
+    return "axes" if name == "axis" else f"{name}s"

@@ -36,12 +36,13 @@ def conflicts(profile: Profile) -> list[str]:
 
 
 def _sizes(profile: Profile) -> Iterator[str]:
-    sets, finetune, space, edit, invert = (
+    sets, finetune, space, edit, invert, judge = (
         profile.people.sets,
         profile.finetune,
         profile.space,
         profile.edit,
         profile.invert,
+        profile.judge,
     )
     evaluate = finetune.evaluate
     yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
@@ -56,6 +57,7 @@ def _sizes(profile: Profile) -> Iterator[str]:
         "space.heldout": space.heldout,
         "edit.people": edit.people,
         "invert.people": invert.people,
+        "judge.people": judge.people,
     }
     for name, value in heldout.items():
         yield from _at_most(name, value, "people.sets.heldout", sets.heldout)
@@ -66,6 +68,13 @@ def _sizes(profile: Profile) -> Iterator[str]:
     if not sets.source:  # of one's own there may be fewer anyway
         yield from _at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
     yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
+    for name in ("swept", "oracles", "composed"):
+        yield from _at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
+    if sets.source:  # of rendered people, those to choose by are rendered anew
+        both = judge.people + judge.validation
+        yield from _at_most("judge.people + judge.validation", both, "people.sets.heldout", sets.heldout)
+    yield from _at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
+    yield from _at_most("judge.components", max(judge.components), "space.components", space.components)
     yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not sets.source:  # one's own people have as many pictures as they have
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
@@ -101,16 +110,27 @@ def _changes(profile: Profile) -> Iterator[str]:
 def _attributes(profile: Profile) -> Iterator[str]:
     if profile.people.sets.source:  # their labels are known when they are read
         return
-    edit = profile.edit
-    for name in edit.attributes:
-        if name not in ATTRIBUTES:
-            yield f"edit.attributes: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
+    edit, judge = profile.edit, profile.judge
+    for section, names in {"edit": edit.attributes, "judge": judge.attributes}.items():
+        for name in names:
+            if name not in ATTRIBUTES:
+                yield f"{section}.attributes: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
     used = {"counterfactual": [edit.counterfactual], "compose": edit.compose}
     used = {f"edit.{setting}": names for setting, names in used.items()} | {"invert.edits": profile.invert.edits}
     for setting, names in used.items():
         for name in names:
             if name not in edit.attributes:
                 yield f"{setting}: {name!r} is not among edit.attributes{nearest(name, edit.attributes)}"
+    combined = [name for names in judge.compose for name in names]
+    for setting, names in {"pictured": judge.pictured, "compose": combined, "delayed": [judge.delayed]}.items():
+        for name in names:
+            if name not in judge.attributes:
+                yield f"judge.{setting}: {name!r} is not among judge.attributes{nearest(name, judge.attributes)}"
+    for name in judge.reported:
+        if name not in judge.methods:
+            yield f"judge.reported: {name!r} is not among judge.methods; add it there"
+    if "paper" not in judge.reported:
+        yield "judge.reported: 'paper' is missing, with which the others are compared; add it"
 
 
 def _prompts(profile: Profile) -> Iterator[str]:
@@ -119,6 +139,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
         "space": profile.space.prompts,
         "edit": profile.edit.prompts,
         "invert": profile.invert.prompts,
+        "judge": profile.judge.prompts,
     }
     for section, given in prompts.items():
         for prompt in given:
@@ -138,7 +159,7 @@ def _base(profile: Profile) -> Iterator[str]:
                     yield f"people.sets.size is {size}, expected {pixels}, which base.model paints"
         except (ValueError, FileNotFoundError) as error:
             yield f"base.model: {error}"
-    last = {"edit.inject_below": max(profile.edit.inject_below)}
+    last = {f"{name}.inject_below": max(getattr(profile, name).inject_below) for name in ("edit", "judge")}
     for name, values in _recipes(profile).items():
         if isinstance(values, Sampling):
             last |= {f"{name}.steps": values.steps, f"{name}.inject_below": values.inject_below}

@@ -10,8 +10,10 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
+from w2w_lib.space.direction_methods import known_method
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.training.text_sliders import SliderRecipe
 from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
@@ -56,6 +58,7 @@ Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
 Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
 Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
+Method = Annotated[str, AfterValidator(known_method)]  # of fitting directions
 
 
 class Section(BaseModel):
@@ -185,6 +188,7 @@ class Edit(Section):
     attributes: Names
     components: Count
     strength: Strength
+    milder: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
     people: Annotated[int, Field(ge=2, le=MOST)]
     strengths: Annotated[list[Strength], Field(min_length=1)]
     hero: Index
@@ -220,6 +224,36 @@ class Invert(Section):
     min_auc: Share
 
 
+class Judge(Section):
+    """How edits are judged; ``clip`` is a folder or a cached hub id, None for the pocket world's dual encoder."""
+
+    attributes: Names
+    people: Annotated[int, Field(ge=2, le=MOST)]
+    validation: Annotated[int, Field(ge=2, le=MOST)]
+    swept: Annotated[int, Field(ge=2, le=MOST)]
+    oracles: Annotated[int, Field(ge=2, le=MOST)]
+    composed: Annotated[int, Field(ge=2, le=MOST)]
+    prompts: Prompts
+    images: Annotated[int, Field(ge=2, le=MOST)]
+    sampling: Sampling
+    first_seed: Seed
+    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)]
+    reported: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)]
+    components: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    shares: Annotated[list[Positive], Field(min_length=2), AfterValidator(_distinct)]
+    slider: SliderRecipe
+    hero: Index
+    pictured: Names
+    compose: Annotated[list[Names], Field(min_length=1)]
+    delayed: Text
+    inject_below: Annotated[list[Count], Field(min_length=1)]
+    face_embedder: Literal["dlib", "facenet"] = "dlib"
+    face_weights: Given | None = None
+    clip: Text | None = None
+    effect_above: Strength
+    seed: Seed
+
+
 class Profile(Section):
     """All settings of one profile, a section for each stage."""
 
@@ -229,3 +263,4 @@ class Profile(Section):
     space: Space
     edit: Edit
     invert: Invert
+    judge: Judge
