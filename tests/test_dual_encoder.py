@@ -18,7 +18,7 @@ from w2w_lib.evaluation.dual_encoder import (
     train_dual_encoder,
     what_there_is_to_say,
 )
-from w2w_lib.evaluation.faces import _one_thread
+from w2w_lib.evaluation.faces import one_thread
 from w2w_lib.evaluation.text_score import TextScorer, text_score
 from w2w_lib.people.rendered.captions import as_text, caption_features, caption_full
 from w2w_lib.people.rendered.person import sample_person
@@ -120,7 +120,7 @@ def test_training_learns_a_phrase_and_repeats(monkeypatch):
     images = np.stack([np.full((64, 64, 3), colours[name], np.uint8) for name in names])
     monkeypatch.setattr(dual_encoder, "BATCH", 30)
     monkeypatch.setattr(dual_encoder, "_mentioned", lambda n, features: (torch.arange(features) == place).repeat(n, 1))
-    with _one_thread():  # on several, sums are taken in another order each time
+    with one_thread():  # on several, sums are taken in another order each time
         trained, again = (train_dual_encoder(images, truths, epochs=4, seed=3) for _ in range(2))
     score = text_score(images, "person, on a white background", trained)
     score -= text_score(images, "person, on a black background", trained)

@@ -24,6 +24,7 @@ from w2w_lib.people.people_set import People
 
 SIZE = 64  # pixels; larger pictures are averaged down
 BATCH = 256
+CONTRAST, NOISE = 0.15, 0.05  # of the pictures to train on, standard deviations
 LARGEST_SEED = 2**63 - 1  # PyTorch's
 EXPECTED = "an attribute classifier"
 REMEDY = "train it anew: `make base` does so, or notebook 01 for your own people"
@@ -40,9 +41,18 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def _small(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 64 64"]:
+def small_pixels(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 64 64"]:
+    """Pictures as numbers from -1 to 1, averaged down to 64 pixels a side."""
     pixels = to_pixels(images)
     return pixels if pixels.shape[-1] == SIZE else F.interpolate(pixels, (SIZE, SIZE), mode="area")
+
+
+def augmented(x: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch 3 64 64"]:
+    """Blur, noise and contrast at random, so that what is trained on pictures also reads a codec's soft ones."""
+    blurred = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, 1)
+    softness = torch.rand(len(x), 1, 1, 1)
+    x = (softness * blurred + (1 - softness) * x) * (1 + CONTRAST * torch.randn(len(x), 1, 1, 1))
+    return x + NOISE * torch.randn_like(x)
 
 
 class AttributeClassifier(nn.Module):
@@ -64,7 +74,7 @@ class AttributeClassifier(nn.Module):
         """Logit of every attribute (columns) in every picture (rows); ValueError where pictures are not uint8 RGB."""
         self.eval()
         images = as_pictures(images)
-        parts = [self(_small(images[first : first + BATCH])) for first in range(0, len(images), BATCH)]
+        parts = [self(small_pixels(images[first : first + BATCH])) for first in range(0, len(images), BATCH)]
         none = torch.zeros(0, len(self.attributes))
         return pd.DataFrame(torch.cat([none, *parts]).numpy(), columns=list(self.attributes))
 
@@ -134,7 +144,7 @@ def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) 
     if not attributes:
         raise ValueError("the people's labels do not vary: expected at least one attribute that some have and some not")
     torch.manual_seed(seed)
-    pixels = torch.cat([_small(people.images[k : k + BATCH]) for k in range(0, len(people.images), BATCH)])
+    pixels = torch.cat([small_pixels(people.images[k : k + BATCH]) for k in range(0, len(people.images), BATCH)])
     table = people.labels.loc[people.pictures["id"], attributes]
     targets = torch.tensor(table.to_numpy(float), dtype=torch.float32)
     classifier = AttributeClassifier(tuple(attributes)).to(memory_format=torch.channels_last)
@@ -147,13 +157,8 @@ def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) 
     classifier.train()
     for _ in tqdm(range(epochs), desc="train attribute classifier", unit="epoch"):
         for rows in torch.randperm(len(pixels))[: steps // epochs * batch].split(batch):
-            x = pixels[rows]
-            # Blur, noise and contrast, so that it also reads the codec's soft pictures.
-            blurred = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, 1)
-            softness = torch.rand(len(x), 1, 1, 1)
-            x = (softness * blurred + (1 - softness) * x) * (1 + 0.15 * torch.randn(len(x), 1, 1, 1))
-            x = x + 0.05 * torch.randn_like(x)
-            loss = F.binary_cross_entropy_with_logits(classifier(x), targets[rows], pos_weight=balance)
+            logits = classifier(augmented(pixels[rows]))
+            loss = F.binary_cross_entropy_with_logits(logits, targets[rows], pos_weight=balance)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

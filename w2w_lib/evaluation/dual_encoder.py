@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from w2w_lib.evaluation.attributes import LARGEST_SEED, SIZE, _small
+from w2w_lib.evaluation.attributes import LARGEST_SEED, SIZE, augmented, small_pixels
 from w2w_lib.evaluation.base_quality import PROMPTS
 from w2w_lib.evaluation.caption_phrases import ANYBODY, FEATURES, PHRASES, counted, mirrored, phrases_of
 from w2w_lib.evaluation.pictures import as_pictures
@@ -44,7 +44,6 @@ TOGETHER = 256  # pictures embedded at once
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 128, 4e-3, 0.01
 ALTERED_WEIGHT = 3  # of telling captions from ones with a phrase altered, beside telling those of a batch
 GENDER_SAID = 0.5  # share of captions whose noun is man or woman
-CONTRAST, NOISE = 0.15, 0.05  # of the pictures that it is trained on, as the attribute classifier's
 AMONG = 64  # captions, of which one is the picture's
 GENDER = list(FEATURES).index("gender")
 
@@ -88,7 +87,7 @@ class DualEncoder(nn.Module):
         """Pictures in the common space, of length 1; ValueError where they are not uint8 RGB."""
         self.eval()
         images = as_pictures(images)
-        parts = [self(_small(images[first : first + TOGETHER])) for first in range(0, len(images), TOGETHER)]
+        parts = [self(small_pixels(images[first : first + TOGETHER])) for first in range(0, len(images), TOGETHER)]
         return torch.cat([torch.zeros(0, WIDTH), *parts])
 
     @torch.no_grad()
@@ -147,7 +146,7 @@ def train_dual_encoder(
     if len(as_pictures(images)) != len(truths) or len(images) < 2:
         raise ValueError(f"{len(images)} pictures, phrases of {len(truths)}: expected as many, at least 2")
     torch.manual_seed(seed)
-    pixels = torch.cat([_small(images[first : first + TOGETHER]) for first in range(0, len(images), TOGETHER)])
+    pixels = torch.cat([small_pixels(images[first : first + TOGETHER]) for first in range(0, len(images), TOGETHER)])
     encoder, batch, mirror = DualEncoder().to(memory_format=torch.channels_last), min(BATCH, len(pixels)), mirrored()
     steps = epochs * (len(pixels) // batch)
     optimizer = torch.optim.AdamW(encoder.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -158,20 +157,12 @@ def train_dual_encoder(
             flipped = torch.rand(batch) < 0.5
             x = torch.where(flipped[:, None, None, None], pixels[rows].flip(-1), pixels[rows])
             true = torch.where(flipped[:, None], mirror[truths[rows]], truths[rows])
-            loss = contrastive_loss(encoder, _augmented(x), true, _mentioned(batch, true.shape[1]))
+            loss = contrastive_loss(encoder, augmented(x), true, _mentioned(batch, true.shape[1]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     return encoder.requires_grad_(False).eval()
-
-
-def _augmented(x: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch 3 64 64"]:
-    """Blur, noise and contrast, so that it also reads a codec's soft pictures."""
-    blurred = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, 1)
-    softness = torch.rand(len(x), 1, 1, 1)
-    x = (softness * blurred + (1 - softness) * x) * (1 + CONTRAST * torch.randn(len(x), 1, 1, 1))
-    return x + NOISE * torch.randn_like(x)
 
 
 def _mentioned(captions: int, features: int) -> Bool[Tensor, "captions features"]:

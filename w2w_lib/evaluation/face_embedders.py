@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from w2w_lib.evaluation.faces import FACE_PIXELS, _one_thread, detect_faces, embed_faces
+from w2w_lib.evaluation.faces import FACE_PIXELS, detect_faces, embed_faces, one_thread
 from w2w_lib.evaluation.pictures import as_pictures, finite_embeddings, padded_square
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import DTYPES, finite
@@ -75,7 +75,7 @@ def embed(
     network = load_facenet(weights)
     boxes, found = detect_faces(images)
     rows = [np.zeros((0, network.last_linear.out_features))]
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for first in range(0, len(images), TOGETHER):
             part = slice(first, first + TOGETHER)
             rows.append(network(torch.stack(list(map(_crop, images[part], boxes[part])))).double().numpy())

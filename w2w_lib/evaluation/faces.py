@@ -99,7 +99,7 @@ def face_points(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.n
     points = np.tile(FALLBACK_POINTS, (len(images), 1, 1))
     if not len(images):
         return points
-    with _one_thread():
+    with one_thread():
         _, _, detected = _detector().detect([_enlarge(image) for image in images], landmarks=True)
     for own, found in zip(points, detected, strict=True):
         if found is not None:
@@ -110,7 +110,7 @@ def face_points(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.n
 # ---------------------------------------------------------------- one part of the pictures
 def _detect(images: UInt8[np.ndarray, "batch height width 3"]) -> tuple[np.ndarray, np.ndarray]:
     boxes, found = np.tile(FALLBACK_BOX, (len(images), 1)), np.zeros(len(images), bool)
-    with _one_thread():
+    with one_thread():
         detected, probability = _detector().detect([_enlarge(image) for image in images])
     for i, (box, p) in enumerate(zip(detected, probability, strict=True)):
         if box is not None and p[0] is not None and p[0] > DETECTION_THRESHOLD:
@@ -126,7 +126,7 @@ def _embed(
         enlarged = np.asarray(_enlarge(image))
         points = _landmarks()(enlarged, _dlib_square(box))
         chips.append(dlib.get_face_chip(enlarged, points, CHIP_PIXELS, CHIP_PADDING))
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         return _network()(torch.from_numpy(np.stack(chips))).double().numpy()
 
 
@@ -159,7 +159,7 @@ def _map(function: Callable, parts: Sequence[tuple], workers: int, title: str, p
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """PyTorch on one thread: sums do not depend on the number of cores, and threads do not wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
