@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
 
 from w2w_lib.evaluation.edit_judge import EditJudge
-from w2w_lib.evaluation.trade_off import area_under, reached, swept
+from w2w_lib.evaluation.intervals import Interval, mean, over_people
+from w2w_lib.evaluation.trade_off import area_between, area_under, reached, swept
 
 # Paints everybody after an edit of an attribute (given to these people, taken from the others), at a share of the
 # paper's strength.
@@ -56,16 +57,27 @@ def at_equal_effect(scores: pd.DataFrame, column: str, methods: Sequence[str] | 
     found = {}
     for attribute in dict.fromkeys(scores["attribute"]):
         effects = {method: swept(scores, method, attribute, "effect") for method in methods}
-        level = reached(effects)
+        level = reached(effects.values())
         costs = {m: area_under(effects[m], swept(scores, m, attribute, column), level) for m in methods}
         found[attribute] = costs | {"level": level}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def pooled(
-    scores: pd.DataFrame, method: str, column: str, per: pd.Series | None = None
-) -> Float[np.ndarray, "people strengths"]:
-    """One column of a method, swept, the mean over attributes; each divided by its number in ``per``, if given."""
-    attributes = list(dict.fromkeys(scores["attribute"]))
-    units = pd.Series(1.0, attributes) if per is None else per
-    return np.mean([swept(scores, method, a, column) / units[a] for a in attributes], axis=0)
+def gap_at_equal_effect(
+    scores: pd.DataFrame, column: str, method: str, reference: str, attributes: Sequence[str]
+) -> Interval:
+    """How far a method is above another in a column at equal effect, with its interval over people.
+
+    For each attribute the mean over all effects up to the largest that both reach (``area_between``), then the mean
+    over the ``attributes``. ``scores`` are swept from 0, of the same people for both; each draw of people has levels of
+    its own. NaN without attributes, and where a method changes none of them in the wanted way.
+    """
+    if not attributes:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    columns = [(one, name) for one in (method, reference) for name in ("effect", column)]
+    curves = [np.stack([swept(scores, one, a, name) for a in attributes], axis=1) for one, name in columns]
+
+    def gap(*drawn: Float[np.ndarray, "people attributes strengths"]) -> float:
+        return mean(np.array([area_between(*(curve[:, k] for curve in drawn)) for k in range(len(attributes))]))
+
+    return over_people(*curves, statistic=gap)

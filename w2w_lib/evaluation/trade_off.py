@@ -4,32 +4,22 @@ At one strength any method can look good: a weak edit keeps the person, a strong
 swept, and what an edit costs is read off at equal effect.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from w2w_lib.evaluation.intervals import Interval, over_people
-from w2w_lib.inputs import finite_number, nearest
+from w2w_lib.inputs import nearest
 
 Scores = Float[np.ndarray, "people strengths"]  # the first strength is 0
-
-
-def cost_at(effect: Scores, cost: Scores, level: float) -> float:
-    """The mean cost at the strength where the mean effect reaches ``level``, between two strengths by a straight line.
-
-    A strength whose effect is below that of a weaker one counts for the part before it only. NaN where the effect
-    never reaches the level, and for scores that are not numbers.
-    """
-    means, costs = _rising(effect, cost)
-    return float(np.interp(level, means, costs)) if level <= means[-1] else float("nan")
 
 
 def area_under(effect: Scores, cost: Scores, level: float) -> float:
     """The mean cost over all effects from 0 to ``level``: the area under the curve of cost against effect, over level.
 
-    NaN where the effect never reaches the level.
+    Straight lines join the strengths. A strength whose mean effect is below that of a weaker one does not count. NaN
+    where the effect never reaches the level.
     """
     means, costs = _rising(effect, cost)
     if not 0 < level <= means[-1]:
@@ -39,26 +29,18 @@ def area_under(effect: Scores, cost: Scores, level: float) -> float:
     return float(np.trapezoid(np.append(costs[inside], ends), np.append(means[inside], level)) / level)
 
 
-def reached(effects: Mapping[str, Scores]) -> float:
-    """The largest mean effect that every method reaches."""
-    return float(min(np.nanmean(effect, axis=0).max() for effect in effects.values()))
+def reached(effects: Iterable[Scores]) -> float:
+    """The largest mean effect that every method reaches; 0 where one has none in the wanted way."""
+    return float(min(_means(effect).max() for effect in effects))
 
 
-def compared(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], level: float, statistic=cost_at
-) -> Interval:
-    """How much more the first method costs than the second at equal effect, of the same people, with its interval.
+def area_between(effect: Scores, cost: Scores, reference_effect: Scores, reference_cost: Scores) -> float:
+    """How much more a method costs than the reference, the mean over all effects up to the largest that both reach.
 
-    Both are pairs of effects and costs (people, strengths), each method with strengths of its own. ValueError where
-    they are not of the same people.
+    NaN where one of them has no effect in the wanted way.
     """
-    finite_number("level", level)
-    scores = [np.asarray(one, float) for one in (*first, *second)]
-    if len({len(one) for one in scores}) > 1 or any(one.ndim != 2 for one in scores):
-        raise ValueError(f"scores of shapes {[one.shape for one in scores]}: expected the same people by strengths")
-    return over_people(
-        *scores, statistic=lambda e, c, other_e, other_c: statistic(e, c, level) - statistic(other_e, other_c, level)
-    )
+    level = reached((effect, reference_effect))
+    return area_under(effect, cost, level) - area_under(reference_effect, reference_cost, level)
 
 
 def swept(scores: pd.DataFrame, method: str, attribute: str, column: str) -> Scores:
@@ -75,6 +57,13 @@ def swept(scores: pd.DataFrame, method: str, attribute: str, column: str) -> Sco
 
 def _rising(effect: Scores, cost: Scores) -> tuple[np.ndarray, np.ndarray]:
     """Mean effects and costs by strength, those alone whose effect is above all before."""
-    means, costs = np.nanmean(effect, axis=0), np.nanmean(cost, axis=0)
+    means, costs = _means(effect), _means(cost)
     rising = np.append(True, means[1:] > np.maximum.accumulate(means)[:-1])
     return means[rising], costs[rising]
+
+
+def _means(scores: Scores) -> Float[np.ndarray, " strengths"]:
+    """Means over people of those who have a number; NaN where nobody has."""
+    known = ~np.isnan(scores)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, scores, 0).sum(axis=0) / known.sum(axis=0)

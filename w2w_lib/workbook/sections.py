@@ -242,6 +242,8 @@ class Judge(Section):
     components: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
     shares: Annotated[list[Positive], Field(min_length=2), AfterValidator(_distinct)]
     slider: SliderRecipe
+    slider_shares: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)]
+    least_effect: Strength
     hero: Index
     pictured: Names
     compose: Annotated[list[Names], Field(min_length=1)]
