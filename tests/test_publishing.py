@@ -76,8 +76,14 @@ MADE = {
     "space": ["space"],
     "edit": ["directions"],
     "invert": ["inversions"],
+    "scale": ["scale"],
 }
-READ = {"finetune": ["people"], "space": ["people", "weights"], "edit": ["people", "weights", "space"]}
+READ = {
+    "finetune": ["people"],
+    "space": ["people", "weights"],
+    "edit": ["people", "weights", "space"],
+    "scale": ["people", "weights"],
+}
 
 
 def problems() -> str:

@@ -133,6 +133,7 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
         "space@smoke": {"outputs/.stripped/03_space.py"},
         "invert@smoke": {"outputs/.pipeline/settings.yaml"},
         "judge@smoke": {"outputs/.stripped/06_judge.modules"},
+        "scale@smoke": {"outputs/.stripped/07_scale.modules"},
     }
 
 

@@ -26,12 +26,13 @@ TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
+AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
 CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, _sizes, _changes, _attributes, _prompts, _base)
+    checks = (_amounts, _sizes, _scale, _changes, _attributes, _prompts, _base)
     return [line for check in checks for line in check(profile)]
 
 
@@ -83,6 +84,30 @@ def _sizes(profile: Profile) -> Iterator[str]:
         yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
 
 
+def _scale(profile: Profile) -> Iterator[str]:
+    scale, sets = profile.scale, profile.people.sets
+    parts = {"projected": scale.projected, "inverted": scale.inverted, "edited": scale.edited, "sampled": scale.sampled}
+    yield from _at_most("scale.sizes", max(scale.sizes), "people.sets.train", sets.train)
+    yield from _at_most("scale.fixed", scale.fixed, "the least of scale.sizes - 1", min(scale.sizes) - 1)
+    for name, part in parts.items():
+        if left := sorted(set(part.sizes) - set(scale.sizes)):
+            yield f"scale.{name}.sizes: {left[0]} is not among scale.sizes, {scale.sizes}"
+        yield from _at_most(f"scale.{name}.counts", max(part.counts), "max(scale.sizes) - 1", max(scale.sizes) - 1)
+        yield from _at_most(f"scale.{name}.fixed", part.fixed, "its least size - 1", min(part.sizes) - 1)
+    yield from _at_most("scale.projected.repeats", scale.projected.repeats, "scale.repeats", scale.repeats)
+    yield from _at_most("scale.people", scale.people, "people.sets.heldout", sets.heldout)
+    yield from _at_most("scale.edited.people", scale.edited.people, "scale.people", scale.people)
+    yield from _at_most("scale.sliders.people", scale.sliders.people, "scale.people", scale.people)
+    pairs = scale.interpolated.pairs  # of different people, so that no picture is compared with itself
+    yield from _at_most("scale.interpolated.pairs", pairs, "people.sets.heldout / 2", sets.heldout // 2)
+    if (shares := scale.interpolated.shares) != sorted({0, *shares, 1}):
+        yield f"scale.interpolated.shares: expected rising numbers from 0 to 1, found {shares}"
+    pictured = scale.interpolated.pictured
+    yield from _at_most("scale.interpolated.pictured", pictured, "its pairs", scale.interpolated.pairs)
+    yield from _at_most("scale.sampled.leading", scale.sampled.leading, "max(scale.sizes) - 1", max(scale.sizes) - 1)
+    yield from _at_most("scale.sampled.kinds", scale.sampled.kinds, "max(scale.sizes)", max(scale.sizes))
+
+
 def _changes(profile: Profile) -> Iterator[str]:
     """Of the recipe, each as it would be trained with."""
     evaluate, recipe = profile.finetune.evaluate, asdict(profile.finetune.recipe)
@@ -93,9 +118,14 @@ def _changes(profile: Profile) -> Iterator[str]:
                 f"finetune.evaluate.again: {name!r} cannot be a folder's name; expected up to {LONGEST} characters, "
                 f"no / and no dot at the start, and none of {kept}"
             )
-    for kind in ("again", "sweep"):
-        for name, changes in getattr(evaluate, kind).items():
-            place, changed = f"finetune.evaluate.{kind}.{name}", {**recipe, **changes}
+    kinds = {"finetune.evaluate.again": evaluate.again, "finetune.evaluate.sweep": evaluate.sweep}
+    kinds["scale.alternatives"] = profile.scale.alternatives
+    for kind, variants in kinds.items():
+        for name, changes in variants.items():
+            place, changed = f"{kind}.{name}", {**recipe, **changes}
+            for count in AMOUNTS if kind == "scale.alternatives" else ():
+                if type(found := changed.pop(count, 1)) is not int or found < 1:
+                    yield f"{place}.{count}: expected a whole number of at least 1, found {found!r}"
             targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
             try:
                 TypeAdapter(dict[str, Targets]).validate_python(targets)
@@ -110,11 +140,13 @@ def _changes(profile: Profile) -> Iterator[str]:
 def _attributes(profile: Profile) -> Iterator[str]:
     if profile.people.sets.source:  # their labels are known when they are read
         return
-    edit, judge = profile.edit, profile.judge
-    for section, names in {"edit": edit.attributes, "judge": judge.attributes}.items():
+    edit, scale = profile.edit, profile.scale
+    listed = {"edit.attributes": edit.attributes, "judge.attributes": profile.judge.attributes}
+    listed |= {"scale.edited.attributes": scale.edited.attributes, "scale.pairs": [n for p in scale.pairs for n in p]}
+    for setting, names in listed.items():
         for name in names:
             if name not in ATTRIBUTES:
-                yield f"{section}.attributes: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
+                yield f"{setting}: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
     used = {"counterfactual": [edit.counterfactual], "compose": edit.compose}
     used = {f"edit.{setting}": names for setting, names in used.items()} | {"invert.edits": profile.invert.edits}
     for setting, names in used.items():
@@ -140,6 +172,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
         "edit": profile.edit.prompts,
         "invert": profile.invert.prompts,
         "judge": profile.judge.prompts,
+        "scale": profile.scale.prompts,
     }
     for section, given in prompts.items():
         for prompt in given:
@@ -194,6 +227,8 @@ def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRe
         "invert.recipe": invert.recipe,
         "invert.photo_recipe": invert.photo_recipe,
         "invert.sampling": invert.sampling,
+        "scale.inverted.recipe": profile.scale.inverted.recipe,
+        "scale.sampling": profile.scale.sampling,
     }
 
 

@@ -45,6 +45,12 @@ def _distinct(values: list) -> list:
     return values
 
 
+def _rising(values: list) -> list:
+    if sorted(set(values)) != values:
+        raise ValueError(f"expected rising numbers, found {values}")
+    return values
+
+
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
@@ -54,6 +60,7 @@ Strength = Annotated[float, Field(ge=-100, le=100)]  # an edit's; further out ev
 Attributes = Annotated[int, Field(ge=0, le=len(ATTRIBUTES))]  # how many
 Text = Annotated[str, BeforeValidator(_filled)]
 Prompts = Annotated[list[Text], Field(min_length=1)]
+Rising = Annotated[list[Annotated[int, Field(ge=2, le=MOST)]], Field(min_length=2), AfterValidator(_rising)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(_distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
 Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
@@ -256,6 +263,77 @@ class Judge(Section):
     seed: Seed
 
 
+class Numbers(Section):
+    """Numbers of people in a space, each one painted or inverted into, and of components of the largest one."""
+
+    sizes: Rising
+    counts: Rising
+    fixed: Count  # components, whatever the number of people
+
+
+class ProjectedScale(Numbers):
+    repeats: Count
+
+
+class InvertedScale(Numbers):
+    recipe: InversionRecipe
+
+
+class EditedScale(Numbers):
+    attributes: Names
+    people: Annotated[int, Field(ge=2, le=MOST)]
+    lengths: Annotated[list[Positive], Field(min_length=1)]  # of the training people's mean distance from the mean
+    effect: Positive  # at which spills are compared, in standard deviations of the logit
+
+
+class SampledScale(Numbers):
+    models: Annotated[int, Field(ge=4, le=MOST)]
+    images: Annotated[int, Field(ge=2, le=MOST)]
+    kinds: Count
+    leading: Count
+    width: Positive
+    faces: Annotated[int, Field(ge=4, le=MOST)]
+
+
+class InterpolatedScale(Section):
+    pairs: Annotated[int, Field(ge=2, le=MOST)]
+    shares: Annotated[list[Share], Field(min_length=3)]
+    images: Annotated[int, Field(ge=2, le=MOST)]
+    slack: Share
+    pictured: Count
+
+
+class ComponentSliders(Section):
+    components: Count
+    strengths: Annotated[list[Strength], Field(min_length=2)]
+    people: Annotated[int, Field(ge=2, le=MOST)]
+
+
+class Scale(Section):
+    sizes: Rising
+    repeats: Annotated[int, Field(ge=2, le=MOST)]
+    fixed: Count
+    models_per_component: Count
+    correlated: Share
+    pairs: Annotated[list[tuple[Text, Text]], Field(min_length=1)]
+    people: Annotated[int, Field(ge=2, le=MOST)]
+    views: Count
+    prompts: Prompts
+    images: Count
+    projected: ProjectedScale
+    inverted: InvertedScale
+    edited: EditedScale
+    sampled: SampledScale
+    alternatives: dict[Text, dict[str, Any]]
+    interpolated: InterpolatedScale
+    sliders: ComponentSliders
+    kurtosis_within: Positive
+    times_as_many: Annotated[float, Field(gt=1, le=MOST)]
+    sampling: Sampling
+    first_seed: Seed
+    seed: Seed
+
+
 class Profile(Section):
     """All settings of one profile, a section for each stage."""
 
@@ -266,3 +344,4 @@ class Profile(Section):
     edit: Edit
     invert: Invert
     judge: Judge
+    scale: Scale
