@@ -14,6 +14,7 @@ from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.space import inversion
 from w2w_lib.space.inversion import InversionRecipe, invert
+from w2w_lib.space.inversion_recipes import RECIPES
 
 
 def teacher_loss(pipeline, layout, planted, batch):
@@ -82,6 +83,57 @@ def test_inversion_follows_its_mask(pipeline, space):
     assert (found() - found(head_mask(8)[None])).abs().max() > 0.02
 
 
+def test_several_pictures_of_a_person_make_one_model(pipeline, space):
+    few, recipe = space.truncated(LATENT), InversionRecipe(steps=8, batch=2)
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(3, 1, 8, 8)
+    mask[2, :, :4] = 0
+
+    def found(rows, **more):
+        return invert(pipeline, few, latents[rows], recipe, mask[rows], progress=False, **more)[0] / few.std
+
+    together = found([0, 1, 2], people=["a", "b", "a"])
+    assert together.shape == (2, LATENT)
+    torch.testing.assert_close(together[0], found([0, 2], people=["a", "a"])[0], rtol=0, atol=0.02)  # b alone is second
+    twice = found([0, 0], people=["a", "a"])  # the same picture twice is that picture, noised in other ways
+    torch.testing.assert_close(twice[0], found([0])[0], rtol=0, atol=0.02)
+    assert (together[0] - twice[0]).abs().max() > 0.02
+
+
+def test_a_start_is_where_the_optimisation_begins(pipeline, space, monkeypatch):
+    few, start = space.truncated(LATENT), space.std[None, :LATENT] * torch.tensor([[1.0, -2.0, 0.5]])
+    applied = Mock(wraps=inversion.apply_adapters)
+    monkeypatch.setattr(inversion, "apply_adapters", applied)
+    found, _ = invert(pipeline, few, torch.zeros(1, 4, 8, 8), InversionRecipe(steps=1), progress=False, start=start)
+    torch.testing.assert_close(applied.call_args.args[2], few.unproject(start), rtol=1e-4, atol=1e-5)
+    moved = (found - start).abs() / few.std
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.1), rtol=0, atol=1e-3)  # Adam's first step
+
+
+@pytest.mark.parametrize(("name", "steps"), [("paper", 400), ("ours", 200)])
+def test_recipes_have_names_and_units(pipeline, space, monkeypatch, name, steps):
+    few, target = space.truncated(LATENT), space.std[None, :LATENT] * 0.7
+    applied = Mock(wraps=inversion.apply_adapters)
+    monkeypatch.setattr(inversion, "apply_adapters", applied)
+    monkeypatch.setattr(
+        inversion, "denoising_loss", lambda *_: (few.project(applied.call_args.args[2]) - target).square().sum(1)
+    )
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], batch=1))
+    found, losses = invert(pipeline, few, torch.zeros(1, 4, 8, 8), name, progress=False)
+    assert len(losses) == steps
+    torch.testing.assert_close(found / few.std, target / few.std, rtol=0, atol=0.05)
+    first = (few.project(applied.call_args_list[1].args[2]) / (1 if name == "paper" else few.std)).flatten()
+    torch.testing.assert_close(first, torch.full_like(first, 0.1), rtol=0, atol=1e-3)  # raw, or standard deviations
+    with pytest.raises(ValueError, match="no recipe 'papr', did you mean 'paper'"):
+        invert(pipeline, few, torch.zeros(1, 4, 8, 8), "papr")
+
+
+def test_the_papers_settings_are_those_of_its_appendix():
+    paper = RECIPES["paper"]
+    assert (paper.steps, paper.learning_rate, paper.weight_decay, paper.prior) == (400, 0.1, 1e-10, 0)
+    assert (paper.units, paper.schedule) == ("raw", "constant")
+
+
 def test_inversion_refuses(pipeline, space, unchecked):
     latents, few = torch.zeros(2, 4, 8, 8), space.truncated(LATENT)
     mask, nan = torch.ones(2, 1, 8, 8), torch.full((2, 4, 8, 8), torch.nan)
@@ -104,6 +156,13 @@ def test_inversion_refuses(pipeline, space, unchecked):
         ((pipeline, few, latents, late), "timesteps: expected an end of at most 1000, the scheduler's, found 1001"),
         ((pipeline, few, latents, None, mask[:1]), r"mask: expected shape \(2, 1, 8, 8\), found \(1, 1, 8, 8\)"),
         ((pipeline, few, latents, None, nan[:, :1]), "mask: rows 0, 1 hold NaN"),
+        (
+            (pipeline, few, latents, None, None, False, ["a"]),
+            "people: expected a list of 2 names, one for each picture",
+        ),
+        ((pipeline, few, latents, None, None, False, "ab"), "people: expected a list of 2 names"),
+        ((pipeline, few, latents, None, None, False, ["a", "a"], few.coefficients[:2]), "start: .* 1 people, found 2"),
+        ((pipeline, few, latents, None, None, False, None, torch.zeros(2, 2)), "start: expected rows of 3 numbers"),
         ((pipeline, few, latents, None, -mask), "mask: expected numbers of at least 0"),
         (
             (pipeline, few, latents, None, empty),
@@ -111,7 +170,7 @@ def test_inversion_refuses(pipeline, space, unchecked):
         ),
     ]:
         with pytest.raises(ValueError, match=error):
-            invert(*arguments, progress=False)
+            invert(*arguments)
 
 
 def test_an_inversion_that_diverges_says_so(pipeline, space, monkeypatch):
@@ -129,6 +188,9 @@ def test_an_inversion_that_diverges_says_so(pipeline, space, monkeypatch):
         ({"batch": 1.5}, "InversionRecipe: batch"),
         ({"at_once": 0}, "InversionRecipe: at_once"),
         ({"prior": -1.0}, "InversionRecipe: prior"),
+        ({"units": "sigma"}, "InversionRecipe: units: .*'deviations' or 'raw'"),
+        ({"schedule": "linear"}, "InversionRecipe: schedule: .*'cosine' or 'constant'"),
+        ({"weight_decay": -1.0}, "InversionRecipe: weight_decay"),
         ({"timesteps": ("0", "500")}, "InversionRecipe: timesteps.0: Input should be a valid integer"),
         ({"timesteps": (500, 500)}, "InversionRecipe: .*expected a first one and a later end"),
         ({"timesteps": (-1, 500)}, "InversionRecipe: .*expected a first one and a later end"),

@@ -132,7 +132,7 @@ def test_the_check_needs_neither_dvc_nor_outputs_and_names_what_is_stale(own):
     assert "another w2w_lib/training/fleet.py: run" in said["02_finetune.ipynb"]
     assert "published/smoke/metrics/space.json is not what it measured" in said["03_space.ipynb"]
     assert "its code is not the code that made its outputs" in said["04_edit.ipynb"]
-    assert "another params.yaml: smoke.invert: run" in said["05_invert.ipynb"]
+    assert "another params.yaml: smoke.invert, w2w_lib/training/fleet.py: run" in said["05_invert.ipynb"]
 
 
 def test_a_save_from_jupyter_is_told_apart_and_mended(own):

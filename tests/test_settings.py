@@ -26,7 +26,7 @@ def test_shipped_profiles_are_valid_and_have_the_librarys_types():
         profile = settings.load(name)
         assert tuple(type(profile).model_fields) == paths.STAGES
         assert isinstance(profile.finetune.recipe, FleetRecipe)
-        assert isinstance(profile.invert.photo_recipe, InversionRecipe)
+        assert isinstance(profile.domains.photo_recipe, InversionRecipe)
         assert isinstance(profile.edit.sampling, Sampling)
 
 
@@ -99,12 +99,16 @@ def test_settings_cannot_be_changed():
         ("edit.inject_below", [1001], "edit.inject_below is 1001, expected at most"),
         ("edit.strengths", [0.0, math.inf], "edit.strengths.1: .*finite"),
         ("invert.edits", ["Young", "Bald"], "invert.edits: 'Bald' is not among edit.attributes"),
-        ("invert.views", 4, "invert.views is 4, expected at most people.sets.views - 1, 3"),
         ("scale.sizes", [24, 12], "scale.sizes: .*rising numbers"),
         ("scale.inverted.sizes", [13, 24], "scale.inverted.sizes: 13 is not among scale.sizes"),
         ("scale.pairs", [["Young", "Mael"]], "scale.pairs: rendered people have no label 'Mael', did you mean 'Male'?"),
         ("scale.alternatives", {"a": {"rank": 0}}, "scale.alternatives.a.rank: expected a whole number of at least 1"),
         ("scale.alternatives", {"a": {"step": 2}}, "did you mean 'steps'?"),
+        ("invert.given", 5, "invert.given is 5, expected at most people.sets.views, 4"),
+        ("invert.val", 3, "invert.people and invert.val together is 7, expected at most people.sets.heldout, 6"),
+        ("invert.seeds", [0, 0], "invert.seeds: expected each value once"),
+        ("domains.domains", ["grey"], "domains.domains.0: Input should be 'line drawing'"),
+        ("domains.attribute", "Glasses", "domains.attribute: rendered people have no label 'Glasses'"),
         ("invert.recipe.stepz", 4, "no setting 'invert.recipe.stepz', did you mean 'steps'?"),
         ("base.training.out", "../elsewhere", "base.training.out: expected a path in the repository's data or outputs"),
         ("base.training.out", "/tmp/elsewhere", "base.training.out: expected a path in the repository's"),

@@ -47,7 +47,7 @@ def test_only_labels_that_vary_are_editable(capsys):
 def test_a_photograph_is_cropped_to_its_face_and_one_without_is_refused(tmp_path):
     Image.fromarray(astronaut()).save(tmp_path / "photo.png")
     Image.fromarray(astronaut()).resize((1024, 1024)).save(tmp_path / "larger.png")
-    face, larger = (load_photo(tmp_path / name, 64) for name in ("photo.png", "larger.png"))
+    face, larger = (load_photo(tmp_path / name, 64).image for name in ("photo.png", "larger.png"))
     assert face.shape == (64, 64, 3) and np.abs(face.astype(int) - larger).mean() < 12
     Image.new("RGB", (300, 200), "gray").save(tmp_path / "wall.png")
     with pytest.raises(ValueError, match=r"wall.png.*no face"):

@@ -131,9 +131,10 @@ def test_a_stage_changes_with_its_code_and_settings_only(own):
     assert own.changed("smoke") == {
         "finetune@smoke": {"outputs/.stripped/02_finetune.modules"},
         "space@smoke": {"outputs/.stripped/03_space.py"},
-        "invert@smoke": {"outputs/.pipeline/settings.yaml"},
+        "invert@smoke": {"outputs/.pipeline/settings.yaml", "outputs/.stripped/05_invert.modules"},
         "judge@smoke": {"outputs/.stripped/06_judge.modules"},
         "scale@smoke": {"outputs/.stripped/07_scale.modules"},
+        "domains@smoke": {"outputs/.stripped/08_domains.modules"},
     }
 
 

@@ -1,72 +1,64 @@
-"""Inversion: the point of w2w space whose model paints the person of a single picture."""
+"""Inversion: the point of w2w space whose model paints the person of a single picture, or of several."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Annotated
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.optimization import get_scheduler
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import checked, instance, some
+from w2w_lib.inputs import described, instance, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
-from w2w_lib.space.arguments import LAST_SEED, finite_rows
+from w2w_lib.space.arguments import finite_rows
+from w2w_lib.space.inversion_recipes import InversionRecipe, recipe_named
 from w2w_lib.space.weight_space import WeightSpace
-
-
-@checked
-class InversionRecipe:
-    """Settings of the optimisation; coefficients are in standard deviations of the training models."""
-
-    steps: PositiveInt = 200
-    learning_rate: PositiveFloat = 0.1
-    batch: PositiveInt = 8  # noised copies of each picture in a step ...
-    at_once: PositiveInt = 64  # ... of so many pictures at a time, which is a matter of memory alone
-    prior: NonNegativeFloat = 1e-3  # weight of the squared coefficients: a pull towards the mean person
-    timesteps: tuple[int, int] = (0, 1000)
-    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
-
-    def __post_init__(self):
-        if not 0 <= self.timesteps[0] < self.timesteps[1]:
-            raise ValueError(f"timesteps: expected a first one and a later end, found {self.timesteps}")
 
 
 def invert(
     pipeline: StableDiffusionPipeline,
     space: WeightSpace,
     latents: Float[Tensor, "pictures channels height width"],
-    recipe: InversionRecipe | None = None,
+    recipe: InversionRecipe | str | None = None,
     mask: Float[Tensor, "pictures 1 height width"] | None = None,
     progress: bool = True,
-) -> tuple[Float[Tensor, "pictures pcs"], Float[Tensor, "steps pictures"]]:
-    """Coefficients of one model for each picture and the losses on the way (Dravid et al. 2024, §3.4, eq. 3).
+    people: Sequence[Hashable] | None = None,
+    start: Float[Tensor, "people pcs"] | None = None,
+) -> tuple[Float[Tensor, "people pcs"], Float[Tensor, "steps people"]]:
+    """Coefficients of one model for each person and the losses on the way (Dravid et al. 2024, §3.4, eq. 3).
 
-    Only the coefficients move, from the mean model, on "sks person" and without prior preservation: the space
-    itself is the prior. Each picture has its own random stream, so that a result does not depend on the others. The
-    loss is averaged over the latent cells, weighted by ``mask``.
+    Without ``people`` every picture is another person's; else they name whose each picture is, and the models are in
+    the order in which the names come first. Only the coefficients move, from ``start`` (the mean model, if there is
+    none), on "sks person" and without prior preservation: the space itself is the prior. ``recipe`` may be a name of
+    ``RECIPES``. Each person has a random stream of the own place in that order, so that a result does not depend on
+    the others. The loss is averaged over the latent cells, weighted by ``mask``.
 
-    Memory on the pipeline's device: the components (pcs x d numbers), and for each of ``recipe.at_once`` pictures its
+    Memory on the pipeline's device: the components (pcs x d numbers), and for each of ``recipe.at_once`` people the
     d weights and ``recipe.batch`` passes through the UNet with their gradients.
 
     ValueError for a pipeline of another base than the space's, latents of other channels than the UNet's or not
-    finite, a mask of another shape, negative or 0 everywhere, timesteps that the scheduler has not, and an
-    optimisation that diverges.
+    finite, a mask of another shape, negative or 0 everywhere, timesteps that the scheduler has not, another number of
+    names than of pictures, a start of another shape, and an optimisation that diverges.
     """
-    recipe = recipe or InversionRecipe()
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe or InversionRecipe()
     latents, mask = _checked(pipeline, space, latents, recipe, mask)
-    count, device = len(latents), pipeline.device
-    units = torch.zeros(count, len(space.components), device=device, requires_grad=True)
-    std, there = space.std.to(device), ("mean", "components", "scale")
+    rows = _rows_of_people(len(latents), people)
+    count, device = len(rows), pipeline.device
+    start = _checked_start(space, start, count)
+    scale = (space.std if recipe.units == "deviations" else torch.ones_like(space.std)).to(device)
+    moved = (start.to(device) / scale).requires_grad_()
+    deviations = scale / space.std.to(device)
+    there = ("mean", "components", "scale")
     tensors = {name: getattr(space, name) for name in there if getattr(space, name) is not None}
     space = replace(space, **{name: tensor.to(device) for name, tensor in tensors.items()})
-    optimizer = torch.optim.Adam([units], recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    optimizer = torch.optim.Adam([moved], recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = get_scheduler(recipe.schedule, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
     text = encode_prompts(pipeline, [INSTANCE_PROMPT])
     groups = torch.arange(count).split(recipe.at_once)
@@ -74,22 +66,52 @@ def invert(
     for step in tqdm(range(recipe.steps), desc="invert", unit="step", disable=not progress):
         optimizer.zero_grad()
         for group in groups:
-            parts = [draw(streams[i], latents[i, None].cpu(), recipe.batch, recipe.timesteps) for i in group]
-            batch = [torch.cat(column).to(device) for column in zip(*parts, strict=True)]
-            cells = None if mask is None else mask[group].repeat_interleave(recipe.batch, 0).to(device)
-            weights, own = space.unproject(units[group] * std), text.expand(len(batch[0]), -1, -1)
+            parts = [_drawn(streams[i], latents[rows[i]], mask[rows[i]], recipe) for i in group]
+            *batch, cells = (torch.cat(column).to(device) for column in zip(*parts, strict=True))
+            weights, own = space.unproject(moved[group] * scale), text.expand(len(batch[0]), -1, -1)
             with apply_adapters(pipeline.unet, space.layout, weights, recipe.batch):
                 losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, own, cells)
-            per_picture = losses.view(len(group), recipe.batch).mean(1)
-            pull = recipe.prior * units[group].square().sum() / units.shape[1]
-            (per_picture.sum() + pull).backward()
-            history[step, group] = per_picture.detach().cpu()
+            per_person = losses.view(len(group), recipe.batch).mean(1)
+            pull = recipe.prior * (moved[group] * deviations).square().sum() / moved.shape[1]
+            (per_person.sum() + pull).backward()
+            history[step, group] = per_person.detach().cpu()
         if not history[step].isfinite().all():
             lost = some([str(i) for i in (~history[step].isfinite()).nonzero().flatten().tolist()])
             raise ValueError(f"inversion of pictures {lost} diverged at step {step}: lower the learning rate")
         optimizer.step()
         schedule.step()
-    return (units * std).detach().cpu(), history
+    return (moved * scale).detach().cpu(), history
+
+
+def _drawn(rng: torch.Generator, latents: Tensor, mask: Tensor, recipe: InversionRecipe) -> tuple[Tensor, ...]:
+    """Latents, noise and timesteps of one person, and the masks of the same pictures."""
+    again = torch.Generator()
+    again.set_state(rng.get_state())  # it draws the same pictures first
+    drawn, masks = (draw(r, t.cpu(), recipe.batch, recipe.timesteps) for r, t in ((rng, latents), (again, mask)))
+    return *drawn, masks[0]
+
+
+def _rows_of_people(pictures: int, people: Sequence[Hashable] | None) -> list[list[int]]:
+    """The pictures of each person, in the order in which the people come first."""
+    if people is None:
+        return [[i] for i in range(pictures)]
+    if isinstance(people, str) or not isinstance(people, Sequence) or len(people) != pictures:
+        raise ValueError(
+            f"people: expected a list of {pictures} names, one for each picture, found {described(people)}"
+        )
+    rows: dict[Hashable, list[int]] = {}
+    for row, person in enumerate(people):
+        rows.setdefault(person, []).append(row)
+    return list(rows.values())
+
+
+def _checked_start(space: WeightSpace, start: Tensor | None, people: int) -> Tensor:
+    if start is None:
+        return torch.zeros(people, len(space.components))
+    start = finite_rows("start", start, len(space.components), axes=2).detach().cpu()
+    if len(start) != people:
+        raise ValueError(f"start: expected a row for each of {people} people, found {len(start)}")
+    return start
 
 
 def _checked(
@@ -98,7 +120,7 @@ def _checked(
     latents: Tensor,
     recipe: InversionRecipe,
     mask: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     instance("pipeline", pipeline, StableDiffusionPipeline)
     instance("space", space, WeightSpace)
     instance("recipe", recipe, InversionRecipe)
@@ -123,4 +145,4 @@ def _checked(
         raise ValueError(
             f"the space was made on base {space.layout.base}, this pipeline is base {found}: open the space's own base"
         )
-    return latents.float(), None if mask is None else mask.float()
+    return latents.float(), torch.ones_like(latents[:, :1]).float() if mask is None else mask.float()

@@ -17,7 +17,7 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 from w2w_lib.workbook.sections import LARGEST_SEED, MOST, Profile, Targets
@@ -37,13 +37,14 @@ def conflicts(profile: Profile) -> list[str]:
 
 
 def _sizes(profile: Profile) -> Iterator[str]:
-    sets, finetune, space, edit, invert, judge = (
+    sets, finetune, space, edit, invert, judge, domains = (
         profile.people.sets,
         profile.finetune,
         profile.space,
         profile.edit,
         profile.invert,
         profile.judge,
+        profile.domains,
     )
     evaluate = finetune.evaluate
     yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
@@ -51,13 +52,18 @@ def _sizes(profile: Profile) -> Iterator[str]:
     yield from _at_most("space.counts", max(space.counts), "space.components", space.components)
     yield from _at_most("space.pictured", space.pictured, "space.samples", space.samples)
     yield from _at_most("edit.components", edit.components, "space.components", space.components)
-    yield from _at_most("invert.components", invert.components, "space.components", space.components)
+    for section, values in (("invert", invert), ("domains", domains)):
+        yield from _at_most(f"{section}.components", values.components, "space.components", space.components)
+        both = f"{section}.people and {section}.val together"
+        yield from _at_most(both, values.people + values.val, "people.sets.heldout", sets.heldout)
+    yield from _at_most("invert.counts", max(invert.counts), "invert.components", invert.components)
+    yield from _at_most("invert.timed", invert.timed, "invert.people", invert.people)
+    yield from _at_most("invert.counted", invert.counted, "invert.people", invert.people)
     heldout = {
         "finetune.evaluate.people": evaluate.people,
         "finetune.evaluate.watched": evaluate.watched,
         "space.heldout": space.heldout,
         "edit.people": edit.people,
-        "invert.people": invert.people,
         "judge.people": judge.people,
     }
     for name, value in heldout.items():
@@ -81,7 +87,8 @@ def _sizes(profile: Profile) -> Iterator[str]:
         yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
         yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
         yield from _at_most("space.images", space.images, "people.sets.views", sets.views)
-        yield from _at_most("invert.views", invert.views, "people.sets.views - 1", sets.views - 1)
+        yield from _at_most("invert.given", invert.given, "people.sets.views", sets.views)
+        yield from _at_most("invert.start_views", invert.start_views, "people.sets.views", sets.views)
 
 
 def _scale(profile: Profile) -> Iterator[str]:
@@ -148,7 +155,13 @@ def _attributes(profile: Profile) -> Iterator[str]:
             if name not in ATTRIBUTES:
                 yield f"{setting}: rendered people have no label {name!r}{nearest(name, ATTRIBUTES)}"
     used = {"counterfactual": [edit.counterfactual], "compose": edit.compose}
-    used = {f"edit.{setting}": names for setting, names in used.items()} | {"invert.edits": profile.invert.edits}
+    used = {f"edit.{setting}": names for setting, names in used.items()} | {
+        "invert.edits": profile.invert.edits,
+        "domains.edits": profile.domains.edits,
+    }
+    if profile.domains.attribute not in ATTRIBUTES:
+        wrong = profile.domains.attribute
+        yield f"domains.attribute: rendered people have no label {wrong!r}{nearest(wrong, ATTRIBUTES)}"
     for setting, names in used.items():
         for name in names:
             if name not in edit.attributes:
@@ -173,6 +186,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
         "invert": profile.invert.prompts,
         "judge": profile.judge.prompts,
         "scale": profile.scale.prompts,
+        "domains": profile.domains.prompts,
     }
     for section, given in prompts.items():
         for prompt in given:
@@ -217,7 +231,7 @@ def _too_much(name: str, recipe: Any) -> Iterator[str]:
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:
-    finetune, invert, training = profile.finetune, profile.invert, profile.base.training
+    finetune, invert, domains, training = profile.finetune, profile.invert, profile.domains, profile.base.training
     of_base = {"recipe": training.recipe, "evaluate.sampling": training.evaluate.sampling} if training else {}
     return {f"base.training.{name}": values for name, values in of_base.items()} | {
         "finetune.recipe": finetune.recipe,
@@ -225,10 +239,13 @@ def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRe
         "space.sampling": profile.space.sampling,
         "edit.sampling": profile.edit.sampling,
         "invert.recipe": invert.recipe,
-        "invert.photo_recipe": invert.photo_recipe,
+        "invert.quick": invert.quick,
         "invert.sampling": invert.sampling,
         "scale.inverted.recipe": profile.scale.inverted.recipe,
         "scale.sampling": profile.scale.sampling,
+        "domains.recipe": domains.recipe,
+        "domains.photo_recipe": domains.photo_recipe,
+        "domains.sampling": domains.sampling,
     }
 
 

@@ -21,7 +21,7 @@ HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 PUBLISHED = ROOT / "published"  # numbers of the published notebooks, and what they come from
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
-STAGES = ("base", "people", "finetune", "space", "edit", "invert", "judge", "scale")
+STAGES = ("base", "people", "finetune", "space", "edit", "invert", "judge", "scale", "domains")
 PROFILE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 RESERVED = ("item", "key", "profiles")  # what dvc.yaml calls its own variables
 

@@ -11,7 +11,7 @@ from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.direction_methods import known_method
-from w2w_lib.space.inversion import InversionRecipe
+from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.training.text_sliders import SliderRecipe
 from w2w_lib.workbook import paths
@@ -66,6 +66,10 @@ Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # 
 Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
 Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
 Method = Annotated[str, AfterValidator(known_method)]  # of fitting directions
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+Domain = Literal[  # of w2w_lib.evaluation.domains.DOMAINS
+    "line drawing", "posterised", "gray", "hue-shifted", "oil-like", "strongly lit", "half covered"
+]
 
 
 class Section(BaseModel):
@@ -216,14 +220,25 @@ class Edit(Section):
 
 class Invert(Section):
     people: Annotated[int, Field(ge=2, le=MOST)]
+    val: Annotated[int, Field(ge=2, le=MOST)]
+    unseen: Count
+    given: Count
     components: Count
     recipe: InversionRecipe
-    photo_recipe: InversionRecipe
+    quick: InversionRecipe
+    start_views: Count
+    seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_distinct)]
+    dreambooth_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    paper_steps: Count
+    timed: Annotated[int, Field(ge=2, le=MOST)]
+    plain_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    quick_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    counts: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    counted: Annotated[int, Field(ge=2, le=MOST)]
     edits: Names
     strength: Strength
     prompts: Prompts
     images: Count
-    views: Count
     pictured: Count
     smoothing: Count
     sampling: Sampling
@@ -334,6 +349,29 @@ class Scale(Section):
     seed: Seed
 
 
+class Domains(Section):
+    people: Annotated[int, Field(ge=2, le=MOST)]
+    val: Annotated[int, Field(ge=2, le=MOST)]
+    unseen: Count
+    domains: Annotated[list[Domain], Field(min_length=1), AfterValidator(_distinct)]
+    components: Count
+    recipe: InversionRecipe
+    priors: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_distinct)]
+    photo_recipe: InversionRecipe
+    photo_priors: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(_distinct)]
+    dreambooth_steps: Count
+    attribute: Text
+    wearers: Annotated[int, Field(ge=2, le=MOST)]
+    edits: Names
+    strength: Strength
+    prompts: Prompts
+    images: Count
+    pictured: Count
+    sampling: Sampling
+    first_seed: Seed
+    seed: Seed
+
+
 class Profile(Section):
     """All settings of one profile, a section for each stage."""
 
@@ -345,3 +383,4 @@ class Profile(Section):
     invert: Invert
     judge: Judge
     scale: Scale
+    domains: Domains
