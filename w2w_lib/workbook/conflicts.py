@@ -147,8 +147,8 @@ def _changes(profile: Profile) -> Iterator[str]:
 def _attributes(profile: Profile) -> Iterator[str]:
     if profile.people.sets.source:  # their labels are known when they are read
         return
-    edit, scale = profile.edit, profile.scale
-    listed = {"edit.attributes": edit.attributes, "judge.attributes": profile.judge.attributes}
+    edit, judge, scale = profile.edit, profile.judge, profile.scale
+    listed = {"edit.attributes": edit.attributes, "judge.attributes": judge.attributes}
     listed |= {"scale.edited.attributes": scale.edited.attributes, "scale.pairs": [n for p in scale.pairs for n in p]}
     for setting, names in listed.items():
         for name in names:
