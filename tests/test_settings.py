@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,6 +29,15 @@ def test_shipped_profiles_are_valid_and_have_the_librarys_types():
         assert isinstance(profile.finetune.recipe, FleetRecipe)
         assert isinstance(profile.domains.photo_recipe, InversionRecipe)
         assert isinstance(profile.edit.sampling, Sampling)
+
+
+def test_the_readmes_settings_for_own_people_are_valid(monkeypatch, tmp_path):
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(pocket:\n.*?)```", readme, re.DOTALL)
+    monkeypatch.setattr(paths, "LOCAL", tmp_path / "local.yaml")
+    paths.LOCAL.write_text(example, encoding="utf-8")
+    assert settings.check() == []
+    assert settings.load("pocket").people.sets.heldout == 20
 
 
 def test_settings_are_those_of_the_file():

@@ -335,7 +335,7 @@ def test_the_smoke_profile_runs_end_to_end(tmp_path):
 
 
 @TOYS
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
     checkout = copy_repository(tmp_path / "w2w")
     save_as_folders(People.render("test", 18, 3), checkout.root / "friends")
@@ -352,9 +352,12 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
         edit__attributes=["Young", "Dimples", "Smilling"],
         invert__edits=["Eyeglasses"],
         judge__attributes=["Young"], judge__pictured=["Young"], judge__compose=[["Young"]], judge__delayed="Young",
+        scale__edited__attributes=["Young"], scale__pairs=[["Young", "Dimples"]],
+        domains__edits=["Young"], domains__attribute="Young",
     )  # fmt: skip
     checkout.call("w2w", "prepare")
-    said = checkout.call("dvc", "repro", "invert@smoke", "judge@smoke", timeout=540).stdout
+    last = ("invert@smoke", "judge@smoke", "scale@smoke", "domains@smoke")
+    said = checkout.call("dvc", "repro", *last, timeout=840).stdout
     assert "without Smilling: not among the labels" in said
     metrics = checkout.root / "outputs" / "smoke" / "metrics"
     assert {"Young_flip", "Dimples_flip"} < json.loads((metrics / "edit.json").read_text()).keys()
