@@ -95,6 +95,10 @@ def _scale(profile: Profile) -> Iterator[str]:
     scale, sets = profile.scale, profile.people.sets
     parts = {"projected": scale.projected, "inverted": scale.inverted, "edited": scale.edited, "sampled": scale.sampled}
     yield from _at_most("scale.fixed", scale.fixed, "the least of scale.sizes - 1", min(scale.sizes) - 1)
+    sized = {"scale": scale} | {f"scale.{name}": part for name, part in parts.items()}
+    for name, sizes in ((name, part.sizes) for name, part in sized.items()):
+        if len({min(size, sets.train) for size in sizes}) < 2:
+            yield f"{name}.sizes: {sizes} of {sets.train} people (people.sets.train): expected at least two numbers"
     for name, part in parts.items():
         if left := sorted(set(part.sizes) - set(scale.sizes)):
             yield f"scale.{name}.sizes: {left[0]} is not among scale.sizes, {scale.sizes}"
