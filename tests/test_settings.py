@@ -18,7 +18,7 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths, settings
-from w2w_lib.workbook.sections import Targets
+from w2w_lib.workbook.setting_types import Targets
 
 
 def test_shipped_profiles_are_valid_and_have_the_librarys_types():

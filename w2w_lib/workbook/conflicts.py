@@ -20,7 +20,8 @@ from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
-from w2w_lib.workbook.sections import LARGEST_SEED, MOST, Profile, Targets
+from w2w_lib.workbook.sections import Profile
+from w2w_lib.workbook.setting_types import LARGEST_SEED, MOST, Targets
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
