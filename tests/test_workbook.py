@@ -352,7 +352,7 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
         edit__attributes=["Young", "Dimples", "Smilling"],
         invert__edits=["Eyeglasses"],
         judge__attributes=["Young"], judge__pictured=["Young"], judge__compose=[["Young"]], judge__delayed="Young",
-        scale__sizes=[6, 12], scale__projected__sizes=[6, 12], scale__inverted__sizes=[6, 12],
+        scale__sizes=[6, 9, 12], scale__projected__sizes=[6, 9, 12], scale__inverted__sizes=[6, 9, 12],
         scale__edited__sizes=[6, 12], scale__sampled__sizes=[6, 12],
         scale__edited__attributes=["Young"], scale__pairs=[["Young", "Dimples"]],
         domains__edits=["Young"], domains__attribute="Young",

@@ -27,6 +27,7 @@ TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
+LEAST_FOR_A_TREND = 3  # numbers of people: the last is compared with the line through the others
 AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
 CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
@@ -96,10 +97,11 @@ def _scale(profile: Profile) -> Iterator[str]:
     scale, sets = profile.scale, profile.people.sets
     parts = {"projected": scale.projected, "inverted": scale.inverted, "edited": scale.edited, "sampled": scale.sampled}
     yield from _at_most("scale.fixed", scale.fixed, "the least of scale.sizes - 1", min(scale.sizes) - 1)
-    sized = {"scale": scale} | {f"scale.{name}": part for name, part in parts.items()}
-    for name, sizes in ((name, part.sizes) for name, part in sized.items()):
-        if len({min(size, sets.train) for size in sizes}) < 2:
-            yield f"{name}.sizes: {sizes} of {sets.train} people (people.sets.train): expected at least two numbers"
+    trends = {"scale.sizes": scale.sizes, "scale.projected.sizes": parts["projected"].sizes}
+    trends["scale.inverted.sizes"] = parts["inverted"].sizes
+    for setting, sizes in trends.items():
+        if len({min(size, sets.train) for size in sizes}) < LEAST_FOR_A_TREND:
+            yield f"{setting}: {sizes}, of {sets.train} people (people.sets.train); expected three numbers up to that"
     for name, part in parts.items():
         if left := sorted(set(part.sizes) - set(scale.sizes)):
             yield f"scale.{name}.sizes: {left[0]} is not among scale.sizes, {scale.sizes}"
