@@ -110,7 +110,7 @@ def test_settings_cannot_be_changed():
         ("edit.strengths", [0.0, math.inf], "edit.strengths.1: .*finite"),
         ("invert.edits", ["Young", "Bald"], "invert.edits: 'Bald' is not among edit.attributes"),
         ("scale.sizes", [24, 12], "scale.sizes: .*rising numbers"),
-        ("scale.inverted.sizes", [13, 24], "scale.inverted.sizes: 13 is not among scale.sizes"),
+        ("scale.inverted.sizes", [13, 18, 24], "scale.inverted.sizes: 13 is not among scale.sizes"),
         ("people.sets.train", 12, "scale.sizes: .12, 18, 24., of 12 people .people.sets.train.; expected three"),
         ("scale.pairs", [["Young", "Mael"]], "scale.pairs: rendered people have no label 'Mael', did you mean 'Male'?"),
         ("scale.alternatives", {"a": {"rank": 0}}, "scale.alternatives.a.rank: expected a whole number of at least 1"),
