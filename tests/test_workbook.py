@@ -358,7 +358,7 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
         domains__edits=["Young"], domains__attribute="Young",
     )  # fmt: skip
     checkout.call("w2w", "prepare")
-    last = ("invert@smoke", "judge@smoke", "scale@smoke", "domains@smoke")
+    last = ("invert@smoke", "judge@smoke", "domains@smoke")
     said = checkout.call("dvc", "repro", *last, timeout=840).stdout
     assert "without Smilling: not among the labels" in said
     metrics = checkout.root / "outputs" / "smoke" / "metrics"
