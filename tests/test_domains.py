@@ -56,7 +56,7 @@ def test_patches_of_an_oil_like_picture_are_flat_and_their_borders_sharp():
     assert found[:, 18:].mean() - found[:, :14].mean() > 120
 
 
-def test_refusals():
+def test_refusals(unchecked):
     with pytest.raises(ValueError, match="no domain 'grey', did you mean 'gray'"):
         in_domain(FACE[None], "grey")
     with pytest.raises(ValueError, match="pictures: expected uint8"):
