@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from w2w_lib.evaluation.face_embedders import FaceEmbeddings
-from w2w_lib.evaluation.identity_score import IdentityScale, identity_scores, raw_identity
+from w2w_lib.evaluation.identity_score import IdentityScale, raw_identity
 
 
 def at(degrees, found=None, back_end="planted") -> FaceEmbeddings:
@@ -21,11 +21,6 @@ def test_a_missing_face_is_a_failure_and_no_zero():
     before = at([[0, 0, 0], [0, 0, 0]], [[True, True, False], [True, False, True]])
     after = at([[60, 0, 0], [90, 0, 0]], [[True, True, True], [False, True, False]])
     np.testing.assert_allclose(raw_identity(before, after), [[0.5, 1, np.nan], [np.nan, np.nan, np.nan]])
-    scores = identity_scores(before, after, IdentityScale("planted", 0.25, 0.75))
-    assert scores.back_end == "planted"
-    np.testing.assert_allclose(scores.raw, [0.75, np.nan])
-    np.testing.assert_allclose(scores.calibrated, [1, np.nan])
-    np.testing.assert_allclose(scores.failed, [1 / 3, 1])
 
 
 def test_the_scale_is_the_mean_cosine_of_strangers_and_of_the_same():
@@ -67,11 +62,7 @@ def test_scales_that_there_are_not():
 
 
 def test_other_back_ends_and_pictures_are_not_compared():
-    before, scale = at([[0, 10]]), IdentityScale("planted", 0, 1)
+    before = at([[0, 10]])
     for other in (at([[0, 10]], back_end="facenet"), at([[0, 10, 20]])):
         with pytest.raises(ValueError, match="expected the same pictures before and after, by the same back end"):
             raw_identity(before, other)
-    with pytest.raises(ValueError, match="scale of facenet, faces of planted"):
-        identity_scores(before, before, IdentityScale("facenet", 0, 1))
-    with pytest.raises(ValueError, match=r"expected \(people, pictures, dim\)"):
-        identity_scores(at([0, 10]), at([0, 10]), scale)

@@ -53,19 +53,6 @@ class IdentityScale:
         return (raw - self.strangers) / (self.same - self.strangers)
 
 
-@dataclass(frozen=True)
-class IdentityScores:
-    """For each person the mean ID score, the same calibrated, and the share of pairs of pictures without a face.
-
-    The means are of the pairs with a face in both; NaN where there is none.
-    """
-
-    back_end: str
-    raw: Float[np.ndarray, " people"]
-    calibrated: Float[np.ndarray, " people"]
-    failed: Float[np.ndarray, " people"]
-
-
 def raw_identity(before: FaceEmbeddings, after: FaceEmbeddings) -> Float[np.ndarray, "*batch"]:
     """Cosine of each face before an edit and after it (Dravid et al. 2024, §4.3); NaN where either has no face.
 
@@ -80,20 +67,3 @@ def raw_identity(before: FaceEmbeddings, after: FaceEmbeddings) -> Float[np.ndar
     if not before.embeddings.size:
         return np.zeros(before.found.shape)
     return np.where(before.found & after.found, id_score(before.embeddings, after.embeddings), np.nan)
-
-
-def identity_scores(before: FaceEmbeddings, after: FaceEmbeddings, scale: IdentityScale) -> IdentityScores:
-    """ID scores of people from embeddings (people, pictures, dim) before and after an edit, row by row.
-
-    ValueError as ``raw_identity``'s, for other axes, and where the scale is another back end's.
-    """
-    instance("scale", scale, IdentityScale)
-    cosines = raw_identity(before, after)
-    if scale.back_end != before.back_end:
-        raise ValueError(f"scale of {scale.back_end}, faces of {before.back_end}: expected one back end; fit it anew")
-    if cosines.ndim != 2 or not cosines.shape[1]:
-        raise ValueError(f"faces of shape {before.embeddings.shape}: expected (people, pictures, dim); reshape them")
-    known = ~np.isnan(cosines)
-    with np.errstate(invalid="ignore"):  # nobody's face was found: 0 / 0
-        raw = np.where(known, cosines, 0).sum(1) / known.sum(1)
-    return IdentityScores(before.back_end, raw, scale.calibrated(raw), 1 - known.mean(1))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 from w2w_lib.inputs import whole_number
@@ -76,22 +75,6 @@ def _ends(value: float, drawn: np.ndarray) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
-
-
-def pseudo_values(
-    people: int, statistic: Callable[[Int[np.ndarray, " rows"]], np.ndarray], groups: int
-) -> Float[np.ndarray, "groups ..."]:
-    """What each of some groups of people contributes to a statistic too slow to resample (Tukey 1958).
-
-    g times the statistic of all rows, minus (g - 1) times that of the rows without a group. Their mean is the
-    jackknife's estimate; ``over_people`` takes them for people. ValueError for fewer people than groups.
-    """
-    groups = whole_number("groups", groups, 2)
-    if whole_number("people", people) < groups:
-        raise ValueError(f"{people} people in {groups} groups: expected at least one in each")
-    rows = np.arange(people)
-    without = np.stack([statistic(rows[rows % groups != k]) for k in range(groups)])
-    return groups * statistic(rows) - (groups - 1) * without
 
 
 def share_of(yes: np.ndarray) -> Interval:
