@@ -7,7 +7,7 @@ import pytest
 from w2w_lib.evaluation.edit_sweep import at_equal_effect, from_zero, gap_at_equal_effect
 from w2w_lib.evaluation.edit_tables import averages, by_person, difference, verdict
 from w2w_lib.evaluation.intervals import Interval
-from w2w_lib.evaluation.trade_off import area_between, area_under, reached, swept
+from w2w_lib.evaluation.trade_off import area_between, area_under, cost_at, reached, swept
 
 SHARES = np.array([0.0, 0.5, 1.0, 2.0])
 
@@ -21,6 +21,12 @@ def test_the_mean_cost_up_to_an_effect():
     effect, cost = people(2.0), people(0.3)  # cost = 0.15 * effect
     assert area_under(effect, cost, 3.0) == pytest.approx(0.45 / 2)
     assert np.isnan(area_under(effect, cost, 4.1)) and np.isnan(area_under(effect, cost, 0.0))
+
+
+def test_the_cost_where_an_effect_is_first_reached():
+    effects, costs = np.array([0.0, 1.0, 2.0, 4.0, 3.0]), np.array([0.0, 0.1, 0.4, 1.0, 9.0])
+    assert [cost_at(effects, costs, level) for level in (0.5, 1.0, 3.0)] == pytest.approx([0.05, 0.1, 0.7])
+    assert np.isnan(cost_at(effects, costs, 5.0)) and np.isnan(cost_at(effects, costs, 0.0))
 
 
 def test_what_is_stronger_without_more_effect_does_not_count():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from w2w_lib.evaluation.trade_off import cost_at
 from w2w_lib.inputs import nearest
 
 
@@ -60,9 +61,8 @@ def at_equal_effect(
 ) -> Float[np.ndarray, " methods"]:
     """Mean unwanted change of each method where all move the edited attribute equally far, in the mean over people.
 
-    ``strengths`` ascend, and no edit (0, 0) precedes them. The effect is the largest that every method reaches; each is
-    taken where it first reaches it, interpolated linearly between two strengths. NaN where a method has no effect, or
-    none the wanted way. ValueError for arrays of other or different shapes.
+    ``strengths`` ascend, and no edit (0, 0) precedes them. The effect is the largest that every method reaches. NaN
+    where a method has no effect, or none the wanted way. ValueError for arrays of other or different shapes.
     """
     wanted, unwanted = np.asarray(wanted, float), np.asarray(unwanted, float)
     if wanted.ndim != 3 or wanted.shape != unwanted.shape or not wanted.size:
@@ -71,16 +71,7 @@ def at_equal_effect(
         )
     effects, spills = (np.pad(part.mean(0), ((0, 0), (1, 0))) for part in (wanted, unwanted))
     common = effects.max(1).min()
-    if not common > 0:
-        return np.full(len(effects), np.nan)
-    return np.array([_first_reached(effect, spill, common) for effect, spill in zip(effects, spills, strict=True)])
-
-
-def _first_reached(effects: np.ndarray, values: np.ndarray, effect: float) -> float:
-    """The value where the effect, 0 at first, first reaches this one."""
-    k = int(np.argmax(effects >= effect))
-    part = (effect - effects[k - 1]) / (effects[k] - effects[k - 1])
-    return float(values[k - 1] + part * (values[k] - values[k - 1]))
+    return np.array([cost_at(effect, spill, common) for effect, spill in zip(effects, spills, strict=True)])
 
 
 def _check_attributes(attributes: list[str], logits: pd.DataFrame) -> None:

@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from w2w_lib.evaluation.attributes import AttributeClassifier
+from w2w_lib.evaluation.intervals import mean
 from w2w_lib.evaluation.portraits import PromptSeed, portraits
+from w2w_lib.evaluation.trade_off import cost_at
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.sampling import Sampling
 
@@ -45,31 +47,18 @@ def changes(
     return towards[:, None] * change[..., names.index(attribute)], np.abs(change[..., rest]).mean(2)
 
 
-def spill_at(
-    wanted: Float[np.ndarray, "people strengths"], unwanted: Float[np.ndarray, "people strengths"], effect: float
-) -> float:
-    """Mean unwanted change at the strength where the mean wanted change is ``effect``; NaN where it never is.
-
-    Linear between the strengths, which rise from the first; at strength 0 nothing changes.
-    """
-    reached = np.concatenate([[0.0], wanted.mean(0)])
-    spilled = np.concatenate([[0.0], unwanted.mean(0)])
-    for k in range(1, len(reached)):
-        if reached[k] >= effect:
-            share = (effect - reached[k - 1]) / (reached[k] - reached[k - 1])
-            return float(spilled[k - 1] + share * (spilled[k] - spilled[k - 1]))
-    return float("nan")
-
-
 def mean_spill_at(
     wanted: Float[np.ndarray, "people attributes strengths"],
     unwanted: Float[np.ndarray, "people attributes strengths"],
     effect: float,
 ) -> float:
-    """Mean of ``spill_at`` over attributes; those that never have the effect do not count, NaN where none has it."""
-    found = np.array([spill_at(wanted[:, k], unwanted[:, k], effect) for k in range(wanted.shape[1])])
-    known = found[~np.isnan(found)]
-    return float(known.mean()) if len(known) else float("nan")
+    """Mean over attributes of the unwanted change where the wanted one is ``effect``, both means over people.
+
+    Attributes that never have the effect do not count; NaN where none has it. The strengths rise, and a strength 0,
+    which changes nothing, precedes them.
+    """
+    curves = ([np.append(0.0, part[:, k].mean(0)) for part in (wanted, unwanted)] for k in range(wanted.shape[1]))
+    return mean(np.array([cost_at(*curve, effect) for curve in curves]))
 
 
 def opposite_lengths(shown: Bool[np.ndarray, " people"], lengths: Sequence[float]) -> Float[Tensor, "people strengths"]:

@@ -1,7 +1,8 @@
 """What an edit costs at a given effect: methods compared where they change the wanted attribute equally much.
 
 At one strength any method can look good: a weak edit keeps the person, a strong one succeeds. So the strength is
-swept, and what an edit costs is read off at equal effect.
+swept, and what an edit costs is read off at equal effect: at one (``cost_at``) or as the mean up to one
+(``area_under``).
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,19 @@ from jaxtyping import Float
 from w2w_lib.inputs import nearest
 
 Scores = Float[np.ndarray, "people strengths"]  # the first strength is 0
+
+
+def cost_at(effects: Float[np.ndarray, " strengths"], costs: Float[np.ndarray, " strengths"], level: float) -> float:
+    """The cost where the effect, 0 at the first strength, first reaches a level; NaN where it never does.
+
+    Both are means over people, joined by straight lines between the strengths.
+    """
+    reaching = np.flatnonzero(effects >= level)
+    if not level > 0 or not len(reaching):
+        return float("nan")
+    k = reaching[0]
+    part = (level - effects[k - 1]) / (effects[k] - effects[k - 1])
+    return float(costs[k - 1] + part * (costs[k] - costs[k - 1]))
 
 
 def area_under(effect: Scores, cost: Scores, level: float) -> float:
