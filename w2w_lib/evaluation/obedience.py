@@ -1,14 +1,13 @@
 """Do pictures still show what the prompt says of pose, light and background?"""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from w2w_lib.evaluation.base_quality import VIEW_TESTS, nearest_background
+from w2w_lib.evaluation.backgrounds import background_obeyed
+from w2w_lib.evaluation.base_quality import VIEW_TESTS
 from w2w_lib.evaluation.pictures import as_pictures
-from w2w_lib.people.rendered.view import BACKGROUNDS
 
 
 def obedience(
@@ -21,14 +20,8 @@ def obedience(
     that no prompt names, or only one way, are left out. ValueError where there is not one prompt for each shot.
     """
     images = as_pictures(images, "people shots height width 3")
-    if len(prompts) != images.shape[1]:
-        raise ValueError(f"{len(prompts)} prompts for {images.shape[1]} pictures of each: expected one for each")
-    flat = images.reshape(-1, *images.shape[2:])
-    found = {}
-    asked = [re.search(rf"on an? ({'|'.join(BACKGROUNDS)}) background", prompt) for prompt in prompts]
-    if named := [k for k, one in enumerate(asked) if one]:
-        shown = np.array(nearest_background(flat)).reshape(images.shape[:2])
-        found["background"] = np.mean([shown[:, k] == asked[k][1] for k in named], axis=0)
+    flat, background = images.reshape(-1, *images.shape[2:]), background_obeyed(images, prompts)
+    found = {} if np.isnan(background).any() else {"background": background}
     for kind, test in VIEW_TESTS.items():
         low, high = ([k for k, prompt in enumerate(prompts) if phrase in prompt] for phrase in (test.low, test.high))
         if low and high:
