@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from w2w_lib.inputs import whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.space.gauges import with_rank
+from w2w_lib.training.few_pictures import fine_tuned
 from w2w_lib.training.loop import Latents
 from w2w_lib.training.variants import FleetVariants
 
@@ -28,7 +28,7 @@ def train_alternative(
     fleets: FleetVariants, latents: Latents, changes: Mapping[str, Any], fleet_size: int = 32
 ) -> Alternative:
     """Train people with some changes: ``targets``, fields of the recipe, ``pictures`` (how many of each person's), or
-    ``rank``, with B A weighted as before.
+    ``rank``, with B A weighted as before. ValueError as for ``fine_tuned``.
     """
     changes = dict(changes)
     if "rank" in changes:
@@ -37,7 +37,5 @@ def train_alternative(
         kept = whole_number("pictures", changes.pop("pictures"))
         latents = {i: own[:kept] for i, own in latents.items()}
     fleet, started = fleets.fleet(**changes), time.perf_counter()
-    names = list(latents)
-    groups = [names[first : first + fleet_size] for first in range(0, len(names), fleet_size)]
-    parts = [fleet.train({i: latents[i] for i in group})[0] for group in groups]
-    return Alternative(fleet.layout, torch.cat(parts), (time.perf_counter() - started) / len(names))
+    weights = fine_tuned(fleet, latents, fleet_size)
+    return Alternative(fleet.layout, weights, (time.perf_counter() - started) / len(latents))
