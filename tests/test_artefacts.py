@@ -3,10 +3,13 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
+from w2w_lib.people.people_set import People
 from w2w_lib.workbook import paths
 from w2w_lib.workbook.artefacts import Artefacts
+from w2w_lib.workbook.settings import load
 
 
 def test_metrics_leave_out_what_is_not_finite_and_say_so(elsewhere, capsys, unchecked):
@@ -38,3 +41,13 @@ def test_what_is_not_made_yet_is_named_with_the_command_that_makes_it(elsewhere)
             open_it()
     with pytest.raises(ValueError, match="unknown profile"):
         Artefacts("smok")
+
+
+def test_further_pictures_are_those_after_the_ones_that_stages_have_seen(elsewhere):
+    seen = load("smoke").people.sets.views
+    whole = People.render("heldout", 2, seen + 2)
+    whole.save(paths.outputs("smoke", "people", "heldout"))
+    further = Artefacts("smoke").unseen("heldout", whole.ids[::-1], 2)
+    assert further.ids == whole.ids[::-1]
+    for identity in whole.ids:
+        np.testing.assert_array_equal(further.of(identity), whole.of(identity)[seen:])

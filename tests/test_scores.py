@@ -11,8 +11,6 @@ from w2w_lib.evaluation.intervals import Interval
 from w2w_lib.evaluation.scores import Scores, novelty, told_apart
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
-from w2w_lib.people.people_set import People
-from w2w_lib.people.unseen import later_views, unseen_views
 from w2w_lib.training.alternatives import train_alternative
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.training.variants import FleetVariants
@@ -56,14 +54,6 @@ def test_models_are_told_apart_as_pairs_of_pictures_say():
 def test_a_copy_is_not_novel():
     known = np.eye(4)
     assert novelty(np.array([[0.0, 2, 0, 0], [1, 1, 0, 0]]), known).tolist() == pytest.approx([1, 2**-0.5])
-
-
-def test_unseen_views_are_those_after_the_seen_ones():
-    whole, later = People.render("heldout", 2, 3), unseen_views("heldout", 2, 2, 1)
-    for identity in whole.ids:
-        assert np.array_equal(whole.of(identity)[2:], later.of(identity))
-    with pytest.raises(ValueError, match="3 pictures or fewer"):
-        later_views(whole, 3)
 
 
 def test_alternatives_are_what_the_fleet_trains_with_these_changes(prior, images):
