@@ -7,14 +7,12 @@ import torch
 from tiny_base import tiny_pipeline
 
 from w2w_lib.evaluation.identity import consistency
-from w2w_lib.evaluation.intervals import Interval
 from w2w_lib.evaluation.scores import Scores, novelty, told_apart
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.training.alternatives import train_alternative
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.training.variants import FleetVariants
-from w2w_lib.workbook.trend_plots import interval_curves
 
 
 def test_scores_are_people_by_levels_with_repeats_averaged(tmp_path):
@@ -66,12 +64,3 @@ def test_alternatives_are_what_the_fleet_trains_with_these_changes(prior, images
     whole = FleetVariants(pipeline, changed.layout, recipe, prior).fleet(steps=3)
     expected, _ = whole.train({i: own[:1] for i, own in images.items()})
     torch.testing.assert_close(changed.weights, expected, atol=1e-4, rtol=1e-3)
-
-
-def test_curves_have_the_ends_of_their_intervals():
-    ax = interval_curves([10, 100], {"a": [Interval(2, 1, 4), Interval(3, 2, 5)]}, "people", "score", title="t")
-    segments = ax.containers[0][2][0].get_segments()
-    assert [segment[:, 1].tolist() for segment in segments] == [[1, 4], [2, 5]]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["10", "100"] and ax.get_title() == "t"
-    with pytest.raises(ValueError, match="expected 2"):
-        interval_curves([10, 100], {"a": [Interval(2, 1, 4)]}, "people", "score")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from planted import PCS
 
+from w2w_lib.evaluation.intervals import Interval
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.space.directions import fit_directions
 from w2w_lib.space.edits import combined_step
@@ -164,6 +165,18 @@ def test_every_line_and_bar_is_in_the_legend_and_strengths_differ_in_their_capti
                plots.paired_bars(TABLE.set_axis(["_a", "b"], axis=1), "x")):  # fmt: skip
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["_a", "b"]
     assert plots.sigmas([-2.5, 0.0, 0.25, 5.0]) == ["-2.5σ", "0", "+0.25σ", "+5.0σ"]
+
+
+def test_curves_have_the_ends_of_their_intervals():
+    found = {"b": [1, 2], "a": [Interval(2, 1, 4), Interval(3, 2, 5)]}
+    ax = plots.curves([10, 100], found, "people", "score", title="t", log=True)
+    segments = ax.containers[0][2][0].get_segments()
+    assert [segment[:, 1].tolist() for segment in segments] == [[1, 4], [2, 5]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["10", "100"] and ax.get_title() == "t"
+    plots.curves([10, 100], {"c": [1, 2]}, "people", "score", ax=ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["b", "a", "c"]
+    with pytest.raises(ValueError, match=r"line 'a' of shape \(1, 3\): expected \(2, 3\)"):
+        plots.curves([10, 100], {"a": [Interval(2, 1, 4)]}, "people", "score")
 
 
 def test_session_and_edits_of_other_types_are_refused(session, weights, unchecked):

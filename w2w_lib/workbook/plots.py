@@ -19,6 +19,7 @@ from w2w_lib.inputs import finite_number
 
 PICTURE_INCHES = 0.72  # width of one picture in a grid
 GAP = 0.04  # of a picture's height, between two rows or columns
+CAP = 2  # points, of the ends of an interval
 MUTED = "0.6"  # the grey of controls and references
 
 
@@ -89,22 +90,41 @@ def cloud_with_arrows(
 
 def curves(
     x: Sequence[float],
-    lines: Mapping[str, Sequence[float]],
+    lines: Mapping[str, Sequence[float] | Sequence[tuple[float, float, float]]],
     xlabel: str,
     ylabel: str,
     controls: Sequence[str] = (),
+    title: str = "",
     ax: Axes | None = None,
+    log: bool = False,
 ) -> Axes:
-    """Lines over one axis; those named in ``controls`` are grey and dashed."""
+    """Lines over one axis, ``log``arithmic or not; those named in ``controls`` are grey and dashed.
+
+    A line of ``Interval``s, in place of numbers, is of points with whiskers.
+    """
     if not isinstance(lines, Mapping):
         raise ValueError(f"lines of type {type(lines).__name__}: expected numbers by the line's name")
     x, controls = _numbers("x", x, (None,)), listed("controls", controls)
-    lines = {name: _numbers(f"line {name!r}", y, x.shape) for name, y in lines.items()}
+    lines = {name: _array(f"line {name!r}", y) for name, y in lines.items()}
+    lines = {n: _numbers(f"line {n!r}", y, (*x.shape, 3) if y.ndim == 2 else x.shape) for n, y in lines.items()}
     ax = ax or plt.subplots(figsize=(4.6, 2.8))[1]
+    drawn, names = ax.get_legend_handles_labels()
     for name, y in lines.items():
-        ax.plot(x, y, label=literal(name), **({"color": MUTED, "ls": "--"} if name in controls else {}))
+        style = {"color": MUTED, "ls": "--"} if name in controls else {}
+        if y.ndim == 2:
+            middle, low, high = y.T
+            style = {"capsize": CAP, "lw": 1.2} | (style or {"marker": "o", "ms": 3})
+            drawn.append(ax.errorbar(x, middle, [middle - low, high - middle], label=literal(name), **style))
+        else:
+            drawn += ax.plot(x, y, label=literal(name), **style)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.legend(ax.lines, _literal(lines))  # named, else it leaves out what starts with an underscore
+    if title:
+        ax.set_title(title)
+    if log:
+        ax.set_xscale("log")
+        ax.set_xticks(x, [f"{place:g}" for place in x])
+        ax.minorticks_off()
+    ax.legend(drawn, names + _literal(lines))  # named, else it leaves out what starts with an underscore
     return ax
 
 
