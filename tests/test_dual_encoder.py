@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from w2w_lib.evaluation import dual_encoder
+from w2w_lib.evaluation import dual_encoder, dual_encoder_training
 from w2w_lib.evaluation.caption_phrases import FEATURES, PHRASES, counted, mirrored, phrases_of, taken_apart
-from w2w_lib.evaluation.dual_encoder import (
-    DualEncoder,
+from w2w_lib.evaluation.dual_encoder import DualEncoder
+from w2w_lib.evaluation.dual_encoder_training import (
     attribute_aucs,
     contrastive_loss,
     retrieval,
@@ -106,7 +106,7 @@ def test_the_loss_is_infonce_and_spares_captions_that_are_also_true(encoder):
         for k, own in enumerate(spoken)
         for place, (name, phrases) in enumerate(FEATURES.items())
     ]
-    expected = expected / 6 + dual_encoder.ALTERED_WEIGHT * sum(in_turn) / len(in_turn)
+    expected = expected / 6 + dual_encoder_training.ALTERED_WEIGHT * sum(in_turn) / len(in_turn)
     torch.testing.assert_close(contrastive_loss(encoder, pixels, truths, mentioned), expected)
 
 
@@ -118,8 +118,10 @@ def test_training_learns_a_phrase_and_repeats(monkeypatch):
     names = [list(colours)[k % 2] for k in range(60)]
     truths[:, place] = torch.tensor([PHRASES.index(f"on a {name} background") for name in names])
     images = np.stack([np.full((64, 64, 3), colours[name], np.uint8) for name in names])
-    monkeypatch.setattr(dual_encoder, "BATCH", 30)
-    monkeypatch.setattr(dual_encoder, "_mentioned", lambda n, features: (torch.arange(features) == place).repeat(n, 1))
+    monkeypatch.setattr(dual_encoder_training, "BATCH", 30)
+    monkeypatch.setattr(
+        dual_encoder_training, "_mentioned", lambda n, features: (torch.arange(features) == place).repeat(n, 1)
+    )
     with one_thread():  # on several, sums are taken in another order each time
         trained, again = (train_dual_encoder(images, truths, epochs=4, seed=3) for _ in range(2))
     score = text_score(images, "person, on a white background", trained)
@@ -200,4 +202,4 @@ def test_the_shipped_encoder_reads_renders_of_people_it_never_saw():
     aucs = attribute_aucs(encoder, images[:, 0], table)
     assert np.mean([*aucs.values()]) > 0.75 and min(aucs["Male"], aucs["Blond_Hair"], aucs["Bangs"]) > 0.9
     assert retrieval(encoder, images[:64, 0], table["caption_full"][:64]) > 50 / 64
-    assert math.exp(encoder.log_scale) <= 1 / dual_encoder.COLDEST + 1e-2
+    assert math.exp(encoder.log_scale) <= 1 / dual_encoder_training.COLDEST + 1e-2
