@@ -1,17 +1,14 @@
 """Settings that fit alone and not together."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from w2w_lib.files.regular import regular_file
-from w2w_lib.inputs import explain, nearest, problem
+from w2w_lib.inputs import explain, nearest
 from w2w_lib.models.prompts import IDENTIFIER
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import SPLITS
@@ -20,104 +17,22 @@ from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
+from w2w_lib.workbook.base_configuration import pixels_and_timesteps
 from w2w_lib.workbook.sections import Profile
 from w2w_lib.workbook.setting_types import LARGEST_SEED, MOST, Targets
+from w2w_lib.workbook.size_conflicts import at_most, of_scale, of_sizes
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
-LEAST_FOR_A_TREND = 3  # numbers of people: the last is compared with the line through the others
 AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
-CONFIGS = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
 
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, _sizes, _scale, _changes, _attributes, _prompts, _base)
+    checks = (_amounts, of_sizes, of_scale, _changes, _attributes, _prompts, _base)
     return [line for check in checks for line in check(profile)]
-
-
-def _sizes(profile: Profile) -> Iterator[str]:
-    sets, finetune, space, edit, invert, judge, domains = (
-        profile.people.sets,
-        profile.finetune,
-        profile.space,
-        profile.edit,
-        profile.invert,
-        profile.judge,
-        profile.domains,
-    )
-    evaluate = finetune.evaluate
-    yield from _at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
-    yield from _at_most("space.leading", space.leading, "space.components", space.components)
-    yield from _at_most("space.counts", max(space.counts), "space.components", space.components)
-    yield from _at_most("space.pictured", space.pictured, "space.samples", space.samples)
-    yield from _at_most("edit.components", edit.components, "space.components", space.components)
-    for section, values in (("invert", invert), ("domains", domains)):
-        yield from _at_most(f"{section}.components", values.components, "space.components", space.components)
-        both = f"{section}.people and {section}.val together"
-        yield from _at_most(both, values.people + values.val, "people.sets.heldout", sets.heldout)
-    yield from _at_most("invert.counts", max(invert.counts), "invert.components", invert.components)
-    yield from _at_most("invert.timed", invert.timed, "invert.people", invert.people)
-    yield from _at_most("invert.counted", invert.counted, "invert.people", invert.people)
-    heldout = {
-        "finetune.evaluate.people": evaluate.people,
-        "finetune.evaluate.watched": evaluate.watched,
-        "space.heldout": space.heldout,
-        "edit.people": edit.people,
-        "judge.people": judge.people,
-    }
-    for name, value in heldout.items():
-        yield from _at_most(name, value, "people.sets.heldout", sets.heldout)
-    yield from _at_most("finetune.evaluate.sweep_people", evaluate.sweep_people, "its people", evaluate.people)
-    yield from _at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
-    steps = finetune.recipe.steps
-    yield from _at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
-    if not sets.source:  # of one's own there may be fewer anyway
-        yield from _at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
-    yield from _at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
-    for name in ("swept", "oracles", "composed"):
-        yield from _at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
-    if sets.source:  # of rendered people, those to choose by are rendered anew
-        both = judge.people + judge.validation
-        yield from _at_most("judge.people + judge.validation", both, "people.sets.heldout", sets.heldout)
-    yield from _at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
-    yield from _at_most("judge.components", max(judge.components), "space.components", space.components)
-    yield from _at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
-    if not sets.source:  # one's own people have as many pictures as they have
-        yield from _at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
-        yield from _at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
-        yield from _at_most("space.images", space.images, "people.sets.views", sets.views)
-        yield from _at_most("invert.given", invert.given, "people.sets.views", sets.views)
-        yield from _at_most("invert.start_views", invert.start_views, "people.sets.views", sets.views)
-
-
-def _scale(profile: Profile) -> Iterator[str]:
-    scale, sets = profile.scale, profile.people.sets
-    parts = {"projected": scale.projected, "inverted": scale.inverted, "edited": scale.edited, "sampled": scale.sampled}
-    yield from _at_most("scale.fixed", scale.fixed, "the least of scale.sizes - 1", min(scale.sizes) - 1)
-    trends = {"scale.sizes": scale.sizes, "scale.projected.sizes": parts["projected"].sizes}
-    trends["scale.inverted.sizes"] = parts["inverted"].sizes
-    for setting, sizes in trends.items():
-        if len({min(size, sets.train) for size in sizes}) < LEAST_FOR_A_TREND:
-            yield f"{setting}: {sizes}, of {sets.train} people (people.sets.train); expected three numbers up to that"
-    for name, part in parts.items():
-        if left := sorted(set(part.sizes) - set(scale.sizes)):
-            yield f"scale.{name}.sizes: {left[0]} is not among scale.sizes, {scale.sizes}"
-        yield from _at_most(f"scale.{name}.fixed", part.fixed, "its least size - 1", min(part.sizes) - 1)
-    yield from _at_most("scale.projected.repeats", scale.projected.repeats, "scale.repeats", scale.repeats)
-    yield from _at_most("scale.people", scale.people, "people.sets.heldout", sets.heldout)
-    yield from _at_most("scale.edited.people", scale.edited.people, "scale.people", scale.people)
-    yield from _at_most("scale.sliders.people", scale.sliders.people, "scale.people", scale.people)
-    pairs = scale.interpolated.pairs  # of different people, so that no picture is compared with itself
-    yield from _at_most("scale.interpolated.pairs", pairs, "people.sets.heldout / 2", sets.heldout // 2)
-    if (shares := scale.interpolated.shares) != sorted({0, *shares, 1}):
-        yield f"scale.interpolated.shares: expected rising numbers from 0 to 1, found {shares}"
-    pictured = scale.interpolated.pictured
-    yield from _at_most("scale.interpolated.pictured", pictured, "its pairs", scale.interpolated.pairs)
-    yield from _at_most("scale.sampled.leading", scale.sampled.leading, "max(scale.sizes) - 1", max(scale.sizes) - 1)
-    yield from _at_most("scale.sampled.kinds", scale.sampled.kinds, "max(scale.sizes)", max(scale.sizes))
 
 
 def _changes(profile: Profile) -> Iterator[str]:
@@ -204,7 +119,7 @@ def _base(profile: Profile) -> Iterator[str]:
     timesteps = TIMESTEPS
     if profile.base.model:
         try:
-            if facts := _facts(paths.ROOT / profile.base.model):
+            if facts := pixels_and_timesteps(paths.ROOT / profile.base.model):
                 pixels, timesteps = facts
                 size = profile.people.sets.size
                 if size != pixels:
@@ -218,7 +133,7 @@ def _base(profile: Profile) -> Iterator[str]:
         elif not isinstance(values, BaseRecipe):
             last |= {f"{name}.timesteps": values.timesteps[1]}
     for name, value in last.items():
-        yield from _at_most(name, value, "the timesteps of the base's scheduler", timesteps)
+        yield from at_most(name, value, "the timesteps of the base's scheduler", timesteps)
 
 
 def _amounts(profile: Profile) -> Iterator[str]:
@@ -232,7 +147,7 @@ def _too_much(name: str, recipe: Any) -> Iterator[str]:
         largest = max(value, default=0) if isinstance(value, tuple) else value
         limit = ("any seed", LARGEST_SEED) if field == "seed" else ("anything in a recipe", MOST)
         if isinstance(largest, int | float):
-            yield from _at_most(f"{name}.{field}", largest, *limit)
+            yield from at_most(f"{name}.{field}", largest, *limit)
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:
@@ -252,29 +167,3 @@ def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRe
         "domains.photo_recipe": domains.photo_recipe,
         "domains.sampling": domains.sampling,
     }
-
-
-def _facts(folder: Path) -> tuple[int, int] | None:
-    """Width of the base's pictures (pixels) and its number of timesteps, from its configuration alone."""
-    files = [folder / name for name in CONFIGS]
-    if not all(map(os.path.exists, files)):  # False for a name that no file can have
-        return None
-    unet, vae, scheduler = map(_config, files)
-    try:
-        pixels = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
-        return pixels, scheduler["num_train_timesteps"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: its configuration does not say the size of pictures ({error})") from None
-
-
-def _config(file: Path) -> dict:
-    regular_file(file, "the configuration of a base model", "save the base again")
-    try:
-        return TypeAdapter(dict[str, Any]).validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{file}: {problem(error.errors()[0])}; expected the configuration of a base model") from None
-
-
-def _at_most(name: str, value: float, limit_name: str, limit: float) -> Iterator[str]:
-    if value > limit:
-        yield f"{name} is {value}, expected at most {limit_name}, {limit}"
