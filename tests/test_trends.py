@@ -8,7 +8,7 @@ from tiny_base import tiny_pipeline
 
 from w2w_lib.evaluation.attributes import AttributeClassifier
 from w2w_lib.evaluation.intervals import Interval
-from w2w_lib.evaluation.matched_effect import changes, edited_logits, mean_spill_at, opposite_lengths
+from w2w_lib.evaluation.matched_effect import changes, edited_logits, mean_spill_at, opposite_lengths, spill_above_best
 from w2w_lib.evaluation.trends import answer, missed, negated, optimum, predicted, slope_per_decade, within
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
@@ -83,6 +83,14 @@ def test_spill_where_the_effect_is_equal():
     both = np.stack([wanted, 0.1 * wanted], 1), np.stack([unwanted, unwanted], 1)
     assert mean_spill_at(*both, 3.0) == pytest.approx(0.7)  # the second never has it
     assert np.isnan(mean_spill_at(*both, 5.0))
+
+
+def test_the_spill_of_an_end_is_compared_with_the_least_between():
+    spaces = [(1.0, 0.4), (1.0, 0.3), (1.0, 0.2), (0.1, 0.0), (0.1, 0.0)]  # effect and spill; the last two are too weak
+    wanted, unwanted = (np.tile(np.array(part)[:, None, None], (5, 1, 1, 1)) for part in zip(*spaces, strict=True))
+    assert spill_above_best(wanted, unwanted, 1.0, 0) == pytest.approx(0.2)
+    assert np.isnan(spill_above_best(wanted, unwanted, 1.0, -1))
+    assert np.isnan(spill_above_best(wanted[:, [0, 3, 4]], unwanted[:, [0, 3, 4]], 1.0, 0))
 
 
 def test_changes_are_towards_the_opposite_in_deviations_of_the_unedited():

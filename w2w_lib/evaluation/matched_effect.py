@@ -61,6 +61,20 @@ def mean_spill_at(
     return mean(np.array([cost_at(*curve, effect) for curve in curves]))
 
 
+def spill_above_best(
+    wanted: Float[np.ndarray, "people spaces attributes strengths"],
+    unwanted: Float[np.ndarray, "people spaces attributes strengths"],
+    effect: float,
+    end: int,
+) -> float:
+    """``mean_spill_at`` of the first (``end`` 0) or the last (-1) of several spaces, above the least of those between.
+
+    NaN where that space, or every one between, never has the effect.
+    """
+    spill = [mean_spill_at(wanted[:, k], unwanted[:, k], effect) for k in range(wanted.shape[1])]
+    return spill[end] - np.nanmin(spill[1:-1]) if np.isfinite(spill[1:-1]).any() else float("nan")
+
+
 def opposite_lengths(shown: Bool[np.ndarray, " people"], lengths: Sequence[float]) -> Float[Tensor, "people strengths"]:
     """Strengths of a step that gives the attribute: backwards for people who show it, in these lengths."""
     return torch.where(torch.tensor(np.asarray(shown)), -1.0, 1.0)[:, None] * torch.tensor(list(lengths))
