@@ -16,6 +16,8 @@ from w2w_lib.lora.adapter_files import save_adapter
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.lora.initialisation import INITIALISATIONS
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.models import precision
+from w2w_lib.models.base import open_base
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
@@ -130,6 +132,21 @@ def test_checkpointing_needs_less_memory_and_trains_the_same_adapters(pipeline, 
         trained.append(fleet.train(images)[0])
     assert needed[1] < needed[0] / 2
     assert (trained[1] - trained[0]).norm() < WITHIN * (trained[0] - fleet.initial).norm()
+
+
+def test_gradients_survive_half_precision(whole, images, prior, monkeypatch):
+    """Truth: the same fleet in fp32; without a scaled loss, small gradients are lost in fp16."""
+
+    def trained(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        base = open_base(whole, dtype, "cpu")
+        fleet = Fleet(base, AdapterLayout.of(base.unet, fingerprint(base), "paper", rank=1, alpha=3), RECIPE, prior)
+        return fleet.train(images)[0], fleet.initial
+
+    exact, initial = trained(torch.float32)
+    scaled, _ = trained(torch.float16)
+    monkeypatch.setattr(precision, "FP16_SCALE", 1.0)
+    unscaled, _ = trained(torch.float16)
+    assert (scaled - exact).norm() < 0.5 * (unscaled - exact).norm() < 0.1 * (exact - initial).norm()
 
 
 def test_somebody_who_diverges_stops_nobody_else_and_is_named(pipeline, layout, images, prior, tmp_path):

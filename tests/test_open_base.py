@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from base_folder import QUICK, TEXT, UNET, VAE, edit, refusal, rewrite
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from tiny_base import tiny_pipeline
 
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.base import open_base
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.precision import best_dtype
 from w2w_lib.models.prompts import encode_prompts
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.workbook import paths
@@ -49,6 +50,28 @@ def test_what_is_no_folder_is_refused(tmp_path):
     assert "model_index.json: no such file" in refusal("")
 
 
+def test_a_variant_is_read_where_it_is_there(base):
+    """Truth: what diffusers reads of the same folder."""
+    plain = load_file(base / UNET)
+    halves = {name: tensor.half() for name, tensor in plain.items()}
+    save_file(halves, base / UNET.replace(".safetensors", ".fp16.safetensors"), {"format": "pt"})
+    theirs = UNet2DConditionModel.from_pretrained(base / "unet", variant="fp16", torch_dtype=torch.float32).state_dict()
+    opened = open_base(base, variant="fp16")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in opened.unet.state_dict().items())
+    assert not all(torch.equal(theirs[name], tensor) for name, tensor in plain.items())
+    (base / UNET).unlink()  # then it is the only one, and to be named
+    assert 'variant="fp16"' in refusal(base)
+    open_base(base, variant="fp16")
+
+
+def test_the_type_is_chosen_by_what_the_device_is_fast_in(whole, monkeypatch):
+    assert best_dtype(torch.device("cpu")) == torch.bfloat16
+    for capability, dtype in (((7, 5), torch.float16), ((8, 6), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert best_dtype(torch.device("cuda")) == dtype
+    assert next(open_base(whole, None).unet.parameters()).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", ["nobody/nothing", "a name with spaces/x", "a/b/c", "x" * 5000, "a\0b"])
 def test_a_name_that_the_hub_does_not_give_is_refused(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -56,15 +79,20 @@ def test_a_name_that_the_hub_does_not_give_is_refused(name, monkeypatch):
 
 
 def test_a_name_that_the_hub_gives_is_opened_like_a_folder(base, monkeypatch):
-    asked = []
+    asked, revisions = [], []
 
-    def hub(name: str, allow_patterns: list[str]) -> str:
+    def hub(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
+        revisions.append(revision)
         return str(base)
 
     monkeypatch.setattr("w2w_lib.models.base.snapshot_download", hub)
     assert fingerprint(open_base("somebody/model")) == fingerprint(tiny_pipeline())
     assert UNET in asked and not any(name.endswith((".bin", ".ckpt", ".py")) for name in asked)
+    asked.clear()
+    open_base("somebody/model", variant="fp16", revision="v2")
+    of_variant = UNET.replace(".safetensors", ".fp16.safetensors")
+    assert of_variant in asked and set(revisions) == {None, "v2"}
     edit(base / "model_index.json", _class_name="StableDiffusionXLPipeline")
     asked.clear()
     assert "StableDiffusionXLPipeline" in refusal("somebody/model")
@@ -72,10 +100,13 @@ def test_a_name_that_the_hub_gives_is_opened_like_a_folder(base, monkeypatch):
 
 
 def test_unknown_types_and_devices_are_refused(whole, unchecked):
-    for dtype in (torch.int8, torch.float64, "bfloat16", None):
+    for dtype in (torch.int8, torch.float64, "bfloat16"):
         assert "unet_dtype" in refusal(whole, unet_dtype=dtype)
     for device in ("gpu", "cuda:99", "meta", 3.5):
         assert "device" in refusal(whole, device=device)
+    for variant in ("", "fp16/../x", 16):
+        assert "variant" in refusal(whole, variant=variant)
+    assert "is a folder" in refusal(whole, revision="v2")
     assert "base model 5" in refusal(5)
 
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from own_settings import SHIPPED, local, set_locally
 from ruamel.yaml import YAML
 
@@ -145,3 +146,14 @@ def test_own_people_are_listed_by_their_files_which_are_not_opened(elsewhere):
     for sections in ("[1]", "{people: 3}", "{people: {sets: {source: [1]}}}"):  # `check` says what is wrong with these
         local(f"smoke: {sections}")
         profiles.sources()
+
+
+def test_a_profile_that_needs_a_gpu_is_refused_without_one(elsewhere, monkeypatch):
+    paths.LOCAL.write_text("pocket: {base: {needs_gpu: true, dtype: float16, variant: fp16}}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"profile 'pocket' needs a CUDA GPU.*base\.needs_gpu to false"):
+        profiles.opening("pocket")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert profiles.opening("pocket") == {"unet_dtype": torch.float16, "variant": "fp16"}
+    paths.LOCAL.unlink()
+    assert profiles.opening("pocket") == {"unet_dtype": None, "variant": None}

@@ -1,5 +1,7 @@
 """Pictures by a base and adapters: each by its own prompt, seed and weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,21 @@ def test_a_picture_does_not_depend_on_its_batch(pipeline, layout):
     for others in (by_two, np.stack(alone)):
         assert np.abs(together.astype(int) - others).max() <= 1  # of 255: batches of two sizes round differently
     assert np.abs(together[0].astype(int) - together[1]).max() > 20
+
+
+def test_a_negative_prompt_is_diffusers_own(pipeline):
+    """Truth: StableDiffusionPipeline with texts, from the same noise."""
+    sampling = Sampling(steps=3, guidance=4.0, negative_prompt="smiling")
+    ours = generate(pipeline, ["a photo of person"], [3], sampling=sampling)
+    theirs = pipeline(
+        "a photo of person",
+        negative_prompt="smiling",
+        latents=seed_noise(pipeline, [3]),
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        output_type="np",
+    ).images
+    np.testing.assert_allclose(ours, theirs * 255, atol=1)
+    assert (
+        ours != generate(pipeline, ["a photo of person"], [3], sampling=replace(sampling, negative_prompt=""))
+    ).any()

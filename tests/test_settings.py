@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -295,3 +296,15 @@ def test_make_refuses_an_unknown_profile_in_one_line():
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode != 0 and len(errors) == 1 and "Traceback" not in done.stderr
     assert errors[0].startswith("error: unknown profile 'huge'")
+
+
+def test_a_run_keeps_the_settings_that_it_began_with(elsewhere, tmp_path):
+    """Here and in the processes that it starts, whatever is written meanwhile."""
+    began = settings.load("smoke").space
+    with settings.kept(tmp_path / "kept.json"):
+        local("smoke: {space: {seed: 99}}")
+        assert settings.load("smoke").space == began
+        code = "from w2w_lib.workbook import settings; print(settings.written()['smoke']['space']['seed'])"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert int(told) == began.seed != 99
+    assert settings.load("smoke").space.seed == 99 and not (tmp_path / "kept.json").exists()

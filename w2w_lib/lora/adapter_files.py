@@ -150,12 +150,12 @@ def _file_of(path: Path) -> Path:
         )
     if not os.path.isdir(path):
         return path
-    names = [name for name in (PEFT_FILE, DIFFUSERS_FILE) if os.path.lexists(path / name)]
-    if not names:
+    places = [path / part / name for part in ("", "unet") for name in (PEFT_FILE, DIFFUSERS_FILE)]
+    if not (there := [place for place in places if os.path.lexists(place)]):
         raise FileNotFoundError(
             f"{path}: a folder without {PEFT_FILE} or {DIFFUSERS_FILE}; expected {EXPECTED}; {REMEDY}"
         )
-    return path / names[0]
+    return there[0]
 
 
 def _checked_names(

@@ -1,6 +1,7 @@
 """What a base model's folder must contain: its index and its files, before anything is loaded."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,37 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # files, one set of which holds the vocabulary
-NEEDED = (
+SETTINGS = (  # the files of a base beside its weights
     "model_index.json",
     "scheduler/scheduler_config.json",
-    *(f"{part}/{name}" for part, weights in WEIGHTS.items() for name in ("config.json", weights)),
+    *(f"{part}/config.json" for part in WEIGHTS),
     *(f"tokenizer/{name}" for files in TOKENIZERS for name in files),
     *(f"tokenizer/{name}" for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")),
 )
+VARIANT = re.compile(r"[\w-]+", re.ASCII)
 READ = (".json", ".txt", ".safetensors")  # endings of the files that are opened
+
+
+def check_variant(variant: str | None) -> str | None:
+    """A variant's name, or None; ValueError for what cannot be in a file's name."""
+    if variant is not None and not (isinstance(variant, str) and VARIANT.fullmatch(variant)):
+        raise ValueError(f"variant {variant!r}: expected the name of a variant of the weights, such as 'fp16', or None")
+    return variant
+
+
+def needed(variant: str | None = None) -> list[str]:
+    """The files of a base on the hub: without a variant the plain weights, else the variant's."""
+    return [*SETTINGS, *(f"{part}/{_named(weights, variant)}" for part, weights in WEIGHTS.items())]
+
+
+def weights_file(folder: Path, variant: str | None) -> Path:
+    """The weights of a component: the variant's where they are there, as diffusers names them, else the plain ones."""
+    of_variant = folder / _named(WEIGHTS[folder.name], variant)
+    return of_variant if of_variant.exists() else folder / WEIGHTS[folder.name]
+
+
+def _named(weights: str, variant: str | None) -> str:
+    return weights if variant is None else weights.replace(".safetensors", f".{variant}.safetensors")
 
 
 def check_index(folder: Path) -> dict[str, type]:
@@ -61,14 +85,14 @@ def _class_of(path: Path, name: str, entry: Any) -> type:
     return found
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, variant: str | None = None) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected {EXPECTED}; {REMEDY}")
     for path in sorted(folder.iterdir()):
         if path.suffix in READ and not path.name.startswith("."):
             regular_file(path, "a file of a base model", REMEDY)
     if folder.name in WEIGHTS:
-        _check_weights_file(folder, WEIGHTS[folder.name])
+        _check_weights_file(weights_file(folder, variant))
     elif folder.name == "tokenizer" and not any(
         all((folder / name).exists() for name in files) for files in TOKENIZERS
     ):
@@ -77,16 +101,17 @@ def check_files(folder: Path) -> None:
         )
 
 
-def _check_weights_file(folder: Path, name: str) -> None:
-    path = folder / name
+def _check_weights_file(path: Path) -> None:
+    folder, name = path.parent, path.name
     if path.with_name(f"{name}.index.json").exists():
         raise ValueError(
             f"{folder}: weights in several files; expected one, {name}; save them with a larger max_shard_size"
         )
     if not path.exists() and (others := sorted(other.name for other in folder.glob("*model*.*") if other.name != name)):
         raise FileNotFoundError(
-            f"{folder}: weights as {some(others)}; expected {name}, as pickled files may run code and variants are not "
-            "looked for; open the model where you trust it and save it with save_pretrained(safe_serialization=True)"
+            f"{folder}: weights as {some(others)}; expected {name}, as pickled files may run code; name a variant "
+            '(variant="fp16"), or open the model where you trust it and save it with '
+            "save_pretrained(safe_serialization=True)"
         )
     regular_file(path, "the weights of a base model", REMEDY)
 

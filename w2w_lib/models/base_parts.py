@@ -15,7 +15,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from w2w_lib.files.tensors import finite
 from w2w_lib.inputs import described, finite_number, some, whole_number
-from w2w_lib.models.base_folder import EXPECTED, REMEDY, WEIGHTS, check_files, check_index, first_line, read_json
+from w2w_lib.models.base_folder import (
+    EXPECTED,
+    REMEDY,
+    WEIGHTS,
+    check_files,
+    check_index,
+    first_line,
+    read_json,
+    weights_file,
+)
 from w2w_lib.models.schedule import as_ddim
 
 # Settings that count layers: each has a tensor at least, which bounds them before anything is built.
@@ -35,7 +44,7 @@ SHORTEST_PROMPT = 3  # tokens: a beginning, a word and an end
 SIDE = 8  # StableDiffusionPipeline paints pictures whose sides are multiples of this
 
 
-def load_parts(folder: Path) -> dict[str, Any]:
+def load_parts(folder: Path, variant: str | None = None) -> dict[str, Any]:
     """Unet, vae, text_encoder, tokenizer and scheduler (DDIM) of a base, in fp32 on the CPU.
 
     Only safetensors and JSON are read, and no code of the folder's runs. Files, settings, the tensors' names and
@@ -44,13 +53,14 @@ def load_parts(folder: Path) -> dict[str, Any]:
     """
     classes = check_index(folder)
     for name in classes:
-        check_files(folder / name)
-    shells = {name: _shell(folder / name, classes[name]) for name in WEIGHTS}
+        check_files(folder / name, variant)
+    weights = {name: weights_file(folder / name, variant) for name in WEIGHTS}
+    shells = {name: _shell(weights[name], classes[name]) for name in WEIGHTS}
     check_fit(folder, **{name: shell.config for name, shell in shells.items()})
     _try_out(folder, **shells)
     parts = {"tokenizer": _tokenizer(folder / "tokenizer", shells["text_encoder"].config)}
     parts["scheduler"] = _scheduler(folder / "scheduler", classes["scheduler"])
-    return parts | {name: _load(folder / name, shell) for name, shell in shells.items()}
+    return parts | {name: _load(weights[name], shell, variant) for name, shell in shells.items()}
 
 
 def check_fit(folder: Path, unet, vae, text_encoder) -> None:
@@ -109,9 +119,9 @@ def check_finite(folder: Path, name: str, module: nn.Module) -> None:
             )
 
 
-def _shell(folder: Path, cls: type) -> nn.Module:
+def _shell(weights: Path, cls: type) -> nn.Module:
     """The module that a component's configuration describes, without numbers; the weights file has its tensors."""
-    path, weights = folder / "config.json", folder / WEIGHTS[folder.name]
+    path = weights.with_name("config.json")
     config, found = read_json(path, f"the settings of a {cls.__name__}"), _shapes(weights)
     kind = "quantized weights" if config.get("quantization_config") else config.get("_class_name", cls.__name__)
     if kind != cls.__name__:
@@ -203,8 +213,9 @@ def _refuse(path: Path, what: str) -> None:
     raise ValueError(f"{path}: {what}; expected the weights of config.json beside it; fetch or write them again")
 
 
-def _load(folder: Path, shell: nn.Module) -> nn.Module:
-    path, cls = folder / WEIGHTS[folder.name], type(shell)
+def _load(path: Path, shell: nn.Module, variant: str | None) -> nn.Module:
+    folder, cls = path.parent, type(shell)
+    variant = None if path.name == WEIGHTS[folder.name] else variant
     settings = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}
     try:
         if cls is CLIPTextModel:
@@ -212,7 +223,7 @@ def _load(folder: Path, shell: nn.Module) -> nn.Module:
                 None, config=shell.config, state_dict=load_file(path), dtype=torch.float32, output_loading_info=True
             )
         else:
-            module, info = cls.from_pretrained(folder, output_loading_info=True, **settings)
+            module, info = cls.from_pretrained(folder, variant=variant, output_loading_info=True, **settings)
     except Exception as error:  # whatever a library makes of weights that do not fit
         raise ValueError(f"{path}: {first_line(error)}; expected weights of a {cls.__name__}; {REMEDY}") from None
     unknown = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]  # a constant, once saved

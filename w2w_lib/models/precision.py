@@ -5,6 +5,21 @@ from functools import partial
 import torch
 from torch import nn
 
+NATIVE_BFLOAT16 = 8  # the first compute capability of GPUs that multiply in bf16 (Ampere)
+FP16_SCALE = 2.0**10  # of the loss: gradients of a picture's mean error are below what fp16 holds
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """What a device computes fast in: bf16, or fp16 on GPUs that have no bf16 of their own."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < NATIVE_BFLOAT16:
+        return torch.float16
+    return torch.bfloat16
+
+
+def loss_scale(unet: nn.Module) -> float:
+    """What to multiply a loss by before its backward pass through ``unet``, and to divide its gradients by after."""
+    return FP16_SCALE if next(unet.parameters()).dtype == torch.float16 else 1.0
+
 
 def compute_in(unet: nn.Module, dtype: torch.dtype) -> None:
     """Let ``unet`` hold its weights and compute in ``dtype``; what it returns is in fp32, as the sampler needs it."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -19,6 +20,7 @@ from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
+from w2w_lib.models.memory import BatchSize
 from w2w_lib.models.prompts import check_prompts, encode_prompts
 
 TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
@@ -33,7 +35,8 @@ class Sampling:
     inject_below: Annotated[int, Field(ge=0, le=TIMESTEPS)] = (
         TIMESTEPS  # the adapter acts on timesteps up to this one (Dravid et al. 2024, App. G: 700 to 1000)
     )
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1)] = 64  # at most; on a GPU, as many as its free memory holds
+    negative_prompt: str = ""  # what guidance leads away from
 
 
 def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float[Tensor, "batch channels height width"]:
@@ -81,16 +84,25 @@ def generate(
     if weights is not None or early is not None:
         _check_adapters(pipeline, layout, {"weights": weights, "early": early}, len(seeds))
     strengths = _strengths(strength, len(seeds))
-    images = []
+
+    def work(part: slice) -> np.ndarray:
+        late, first = (None if t is None else t[part].to(pipeline.device) for t in (weights, early))
+        return _generate_batch(pipeline, prompts[part], seeds[part], layout, late, first, strengths[part], sampling)
+
+    most, images = min(sampling.batch_size, len(seeds)), []
+    batches = BatchSize(most, pipeline.device, partial(_guided_pass, pipeline, prompts[0], seeds[0]), "picture")
     with tqdm(total=len(seeds), desc="generate", unit="image", disable=not progress) as bar:
-        for start in range(0, len(seeds), sampling.batch_size):
-            part = slice(start, start + sampling.batch_size)
-            late, first = (None if t is None else t[part].to(pipeline.device) for t in (weights, early))
-            images.append(
-                _generate_batch(pipeline, prompts[part], seeds[part], layout, late, first, strengths[part], sampling)
-            )
-            bar.update(len(images[-1]))
+        for done in batches.run(len(seeds), work):
+            images.append(done)
+            bar.update(len(done))
     return np.concatenate(images)
+
+
+@torch.no_grad()
+def _guided_pass(pipeline, prompt: str, seed: int) -> None:
+    """One pass of one picture through the UNet, with and without the prompt."""
+    latents = seed_noise(pipeline, [seed]).repeat(2, 1, 1, 1).to(pipeline.device, pipeline.unet.dtype)
+    pipeline.unet(latents, 1, encode_prompts(pipeline, [prompt, ""]).to(pipeline.unet.dtype))
 
 
 @torch.no_grad()
@@ -103,7 +115,7 @@ def _generate_batch(pipeline, prompts, seeds, layout, weights, early, strengths,
         switch.at(int(pipeline.scheduler.timesteps[0]))
         latents = pipeline(
             prompt_embeds=encode_prompts(pipeline, prompts),
-            negative_prompt_embeds=encode_prompts(pipeline, [""] * len(prompts)),
+            negative_prompt_embeds=encode_prompts(pipeline, [sampling.negative_prompt] * len(prompts)),
             latents=seed_noise(pipeline, seeds).to(pipeline.device),
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import denoising_loss, stream
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.memory import peak_bytes
 from w2w_lib.training.loop import Latents, TrainingLoop
 from w2w_lib.training.memory import plan
 from w2w_lib.training.recipe import FleetRecipe
@@ -77,11 +79,8 @@ class Fleet(TrainingLoop):
         """Bytes that one training step takes for each adapter: on a GPU its peak, on a CPU what autograd saves."""
         self.require({"latents": latents})
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            before = torch.cuda.memory_allocated(self.device)
             with self._checkpoints():
-                self._first_step(latents)
-            return torch.cuda.max_memory_allocated(self.device) - before
+                return peak_bytes(self.device, partial(self._first_step, latents))
         saved = {}
 
         def count(tensor: Tensor) -> Tensor:

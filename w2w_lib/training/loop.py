@@ -15,6 +15,7 @@ from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.initialisation import shared_initialisation
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.precision import loss_scale
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.training.compilation import compiled as compile_module
 from w2w_lib.training.recipe import FleetRecipe
@@ -127,17 +128,17 @@ class TrainingLoop:
         loss_weights = torch.where(
             is_prior, recipe.prior_weight / max(recipe.prior_batch, 1), 1 / recipe.instance_batch
         )
-        loss_weights, history = loss_weights.to(self.device), []
+        loss_weights, history, scale = loss_weights.to(self.device), [], loss_scale(self.unet)
         for step in range(recipe.steps):
             batch = self._batch([latents[i] for i in ids], streams)
             optimizer.zero_grad()
             adapters.set(torch.cat(halves, 1)[:, in_order], per_model)
             losses = loss_weights * denoising_loss(self.denoiser, self.scheduler, *batch, text)
             per_identity = losses.view(len(ids), per_model).sum(1)
-            per_identity.sum().backward()
-            norm = torch.cat([half.grad for half in halves], 1).norm(dim=1, keepdim=True)
+            (scale * per_identity.sum()).backward()
+            norm = torch.cat([half.grad for half in halves], 1).norm(dim=1, keepdim=True) / scale
             for half in halves:
-                half.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+                half.grad.mul_((recipe.clip_norm / (norm + 1e-6)).clamp(max=1.0) / scale)
             optimizer.step()
             schedule.step()
             history.append(per_identity.detach().cpu())

@@ -17,6 +17,7 @@ from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
 from w2w_lib.models.denoising import stream
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.precision import loss_scale
 from w2w_lib.models.prompts import encode_prompts
 from w2w_lib.models.sampling import TIMESTEPS, seed_noise
 from w2w_lib.models.schedule import prediction_type
@@ -179,6 +180,7 @@ def train_text_sliders(
         weight_decay=recipe.weight_decay,
     )
     schedule = get_scheduler(recipe.lr_scheduler, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
+    scale = loss_scale(pipeline.unet)
     with tqdm(range(recipe.steps), desc="sliders", unit="step", disable=not progress) as bar:
         for _ in bar:
             rows = [
@@ -189,7 +191,9 @@ def train_text_sliders(
             optimizer.zero_grad()
             weights = torch.cat(halves, 1)[:, in_order]
             losses = slider_losses(pipeline.unet, layout, weights, noisy, timesteps, texts, wanted)
-            losses.sum().backward()
+            (scale * losses.sum()).backward()
+            for half in halves:
+                half.grad.div_(scale)
             optimizer.step()
             schedule.step()
             bar.set_postfix(loss=f"{losses.mean().item():.4f}", refresh=False)

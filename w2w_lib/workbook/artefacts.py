@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from diffusers import StableDiffusionPipeline
 
 from w2w_lib.evaluation.attributes import AttributeClassifier, train_attribute_classifier, varying
@@ -37,7 +36,7 @@ class Artefacts:
 
     @cached_property
     def pipeline(self) -> StableDiffusionPipeline:
-        return open_base(profiles.base(self.profile), torch.bfloat16)
+        return open_base(profiles.base(self.profile), **profiles.opening(self.profile))
 
     @cached_property
     def classifier(self) -> AttributeClassifier:

@@ -43,7 +43,7 @@ def prepare() -> list[Path]:
 def reproduce(profile: str, base: str | None = None) -> int:
     """Run every notebook of a profile whose inputs changed; return DVC's exit status."""
     with runner.one_run(profile):
-        settings.load(profile)  # what does not fit is said before a base is downloaded
+        profiles.require_device(profile)  # and what does not fit in the settings is said before a base is downloaded
         profiles.enrol(profile, base)
         settings.load(profile)  # and on that base
         prepare()

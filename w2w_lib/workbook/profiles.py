@@ -30,6 +30,26 @@ def base(profile: str) -> Path:
     return folder
 
 
+def opening(profile: str) -> dict[str, Any]:
+    """How ``open_base`` opens a profile's base; errors as in ``require_device``."""
+    import torch
+
+    require_device(profile)
+    base = settings.load(profile).base
+    return {"unet_dtype": base.dtype and getattr(torch, base.dtype), "variant": base.variant}
+
+
+def require_device(profile: str) -> None:
+    """ValueError for a profile that needs a GPU, on a machine without one."""
+    import torch
+
+    if settings.load(profile).base.needs_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            f"profile {profile!r} needs a CUDA GPU, and PyTorch finds none here; on a CPU it takes days: to run it "
+            "anyway, set base.needs_gpu to false for it in local.yaml"
+        )
+
+
 def enrol(profile: str, source: str | None = None) -> None:
     """Make sure that a profile has its base model, which makes it take part in the pipeline.
 
@@ -37,7 +57,8 @@ def enrol(profile: str, source: str | None = None) -> None:
     """
     settings.require(profile)
     if source:
-        folder, fixed = _found(source), _base_folder(settings.published().get(profile))
+        wished = {name: _at(settings.written()[profile], "base", name) for name in ("variant", "revision")}
+        folder, fixed = _found(source, **wished), _base_folder(settings.published().get(profile))
         if fixed is None:
             _record(profile, folder)
         elif fixed.resolve() != folder:
@@ -111,14 +132,14 @@ def _record(profile: str, folder: Path) -> None:
         write_text("".join(comments) + _dumped(kept), paths.LOCAL)
 
 
-def _found(source: str) -> Path:
+def _found(source: str, variant: str | None, revision: str | None) -> Path:
     given = paths.expanded(source)
     if os.path.isfile(given):  # False for a name that no file can have
         raise ValueError(
             f"BASE={source!r} is a file, expected a folder: write it as one with "
             "`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`"
         )
-    folder = given.resolve() if os.path.isdir(given) else _download(source)
+    folder = given.resolve() if os.path.isdir(given) else _download(source, variant, revision)
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(
             f"BASE={source!r} is no base model: expected a folder with the {INDEX} of a StableDiffusionPipeline"
@@ -128,14 +149,9 @@ def _found(source: str) -> Path:
     return folder
 
 
-def _download(hub_id: str) -> Path:
-    wanted = f"BASE={hub_id!r}: expected a folder, or a hub id (owner/name)"
+def _download(hub_id: str, variant: str | None, revision: str | None) -> Path:
     if not HUB_ID.fullmatch(hub_id):
-        raise FileNotFoundError(f"{wanted}; there is no such folder")
-    from diffusers import StableDiffusionPipeline
+        raise FileNotFoundError(f"BASE={hub_id!r}: no such folder; expected a folder, or a hub id (owner/name)")
+    from w2w_lib.models.base import fetch_base
 
-    try:
-        return Path(StableDiffusionPipeline.download(hub_id, safety_checker=None))
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FileNotFoundError(f"{wanted}; the hub did not give it: {reason}") from error
+    return fetch_base(hub_id, variant, revision)

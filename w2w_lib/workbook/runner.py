@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from w2w_lib.files.atomic import write_text
 from w2w_lib.files.regular import regular_file
 from w2w_lib.training.run_lock import HOLDER, holding
-from w2w_lib.workbook import modules, paths, provenance, settings
+from w2w_lib.workbook import modules, paths, profiles, provenance, settings
 from w2w_lib.workbook.lifetime import ends_together
 
 MODULES = ".modules"  # what the listing of the library's modules ends with
@@ -97,8 +97,8 @@ def run(path: Path, profile: str, **parameters: str) -> str:
     ``parameters`` are put into its cell of parameters, beside the profile.
     """
     path = _of_the_workbook(path)
-    settings.load(profile)  # what does not fit is said before a kernel starts
-    with one_run(profile):
+    profiles.require_device(profile)  # and what does not fit in the settings is said before a kernel starts
+    with one_run(profile), settings.kept(paths.outputs(profile, ".run", "settings.json")):
         notebook, stage = read(path), provenance.stage_of(path)
         text = code(notebook)
         if _differs(listing(path), text):

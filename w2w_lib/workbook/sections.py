@@ -1,10 +1,11 @@
 """The sections of params.yaml as typed models: one for each stage, with the ranges of every setting."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from w2w_lib.models.base_folder import check_variant
 from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.pocket.recipe import BaseRecipe
@@ -77,9 +78,13 @@ class BaseTraining(Section):
 
 
 class Base(Section):
-    """The model that a profile personalises, and how the profile trains one, if it does."""
+    """The model that a profile personalises, how it is opened, and how the profile trains one, if it does."""
 
     model: Given | None = None
+    variant: Annotated[str, AfterValidator(check_variant)] | None = None  # of its weights, such as fp16
+    revision: Text | None = None  # of the hub
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None  # that the UNet computes in; by default the device's
+    needs_gpu: bool = False
     training: BaseTraining | None = None
 
 

@@ -5,12 +5,16 @@ says replaces single settings of ``params.yaml``, or adds profiles.
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from w2w_lib.files.atomic import write_text
 from w2w_lib.inputs import nearest, problem
 from w2w_lib.workbook import paths
 from w2w_lib.workbook.yaml_files import read_mapping
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 EXPECTED = "settings in YAML, by profile and stage"
 REMEDY = "see params.yaml of the repository"
+KEPT = "W2W_SETTINGS"  # the variable of the environment that names the settings of a run
 
 
 def load(profile: str) -> "Profile":
@@ -51,8 +56,26 @@ def require(profile: str) -> str:
     return profile
 
 
+@contextmanager
+def kept(file: Path) -> Iterator[None]:
+    """Within the block, and in the processes that start in it, the settings are those of now, written to ``file``."""
+    write_text(json.dumps(written(), default=str), file)
+    before = os.environ.get(KEPT)
+    os.environ[KEPT] = str(file)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[KEPT]
+        else:
+            os.environ[KEPT] = before
+        file.unlink(missing_ok=True)
+
+
 def written() -> dict[str, Any]:
-    """What is written in the two files, by profile, unchecked but for the profiles' names."""
+    """What is written in the two files, by profile, unchecked but for the profiles' names; in a run, what was then."""
+    if KEPT in os.environ:
+        return read_mapping(Path(os.environ[KEPT]), EXPECTED, "start the run again")
     merged = _merged(published(), local())
     if not merged:
         raise ValueError(f"{paths.PARAMS}: has no profiles; expected {EXPECTED}; `git restore params.yaml`")
