@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,7 +21,7 @@ def released_direction(
 ) -> Float[Tensor, " pcs"]:
     """d = pinv(coefficients) y, without an intercept, for y of -1 and 1 (the release's ``get_direction``).
 
-    ``labels`` are False and True by model, as ``open_import`` has them. ``without`` removes the directions of other
+    It is 0 along components whose coefficients are not known. ``labels`` are False and True by model, as ``open_import`` has them. ``without`` removes the directions of other
     labels one after the other, d -= (d e / |e|^2) e; the result depends on their order, as in the release (our
     ``fit_directions`` solves for all of them jointly). ValueError for a label that is not there, or models without.
     """
@@ -35,7 +36,7 @@ def released_direction(
     direction, *others = torch.linalg.lstsq(space.coefficients, targets).solution.T
     for other in others:
         direction = direction - (direction @ other) / other.square().sum() * other
-    return direction
+    return F.pad(direction, (0, len(space.components) - space.known))
 
 
 def strength_of_sigma(space: WeightSpace, direction: Float[Tensor, " pcs"]) -> float:
@@ -44,7 +45,7 @@ def strength_of_sigma(space: WeightSpace, direction: Float[Tensor, " pcs"]) -> f
     It is std(coefficients d / |d|) / |d|; s / ``strength_of_sigma`` is a released strength in standard deviations.
     """
     direction = finite_rows("direction", direction, len(space.components), axes=1)
-    return float((space.coefficients @ direction).std() / direction.square().sum())
+    return float((space.coefficients @ _known(space, direction)).std() / direction.square().sum())
 
 
 def as_direction(space: WeightSpace, attribute: str, direction: Float[Tensor, " pcs"]) -> tuple[Direction, float]:
@@ -54,10 +55,17 @@ def as_direction(space: WeightSpace, attribute: str, direction: Float[Tensor, " 
     none out.
     """
     direction = finite_rows("direction", direction, len(space.components), axes=1)
-    sigma = strength_of_sigma(space, direction)
-    score = direction * space.std
+    sigma, direction, std = strength_of_sigma(space, direction), _known(space, direction), space.std[: space.known]
+    score = direction * std
     axis = score / (direction.square().sum() * sigma)
-    projections = (space.coefficients / space.std) @ axis
+    projections = (space.coefficients / std) @ axis
     ends = projections.min().item(), projections.max().item()
-    vectors = direction * sigma / space.std, axis, score / score.norm()
+    vectors = direction * sigma / std, axis, score / score.norm()
     return Direction(attribute, *vectors, *ends, float("nan"), space.source, METHOD), 1 / sigma
+
+
+def _known(space: WeightSpace, direction: Tensor) -> Tensor:
+    """Its part along components whose coefficients are known; ValueError where it has another."""
+    if direction[space.known :].any():
+        raise ValueError(f"direction: moves along components after {space.known}, whose coefficients are not known")
+    return direction[: space.known]

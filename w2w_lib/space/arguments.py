@@ -80,5 +80,5 @@ def digest(content, *tensors: Tensor) -> str:
     found = hashlib.sha256(json.dumps([content, [list(t.shape) for t in tensors]]).encode())
     for tensor in tensors:
         for part in parts(tensor.reshape(-1, tensor.shape[-1])):
-            found.update(part.contiguous().numpy())
+            found.update(part.contiguous().view(torch.uint8).numpy())
     return found.hexdigest()[:16]

@@ -73,7 +73,7 @@ class Direction:
         """
         used = self._used(space)
         strength = finite_number(f"strength of {self.attribute}", strength)
-        change = strength * (self.vector * space.std[:used]) @ space.components[:used]
+        change = strength * (self.vector * space.std[:used]) @ space.components[:used].float()
         return change if space.scale is None else change * space.scale
 
     def projection(self, space: WeightSpace, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models"]:
@@ -137,7 +137,7 @@ def fit_directions(
     if count >= len(space.ids):
         raise ValueError(f"held_out: {held_out} of {len(space.ids)} identities leaves none to fit; expected less")
     most = max(1, len(space.ids) // whole_number("models_per_component", models_per_component))
-    components = min(whole_number("components", components), len(space.components), most)
+    components = min(whole_number("components", components), space.known, most)
     coefficients, std = space.coefficients[:, :components], space.std[:components]
 
     order = np.random.default_rng(known_seed(seed)).permutation(len(coefficients))

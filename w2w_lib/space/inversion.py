@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -15,6 +16,8 @@ from w2w_lib.inputs import described, instance, some
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.denoising import denoising_loss, draw, stream
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.memory import BatchSize
+from w2w_lib.models.precision import loss_scale
 from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
 from w2w_lib.space.arguments import finite_rows
 from w2w_lib.space.inversion_recipes import InversionRecipe, recipe_named
@@ -39,8 +42,8 @@ def invert(
     ``RECIPES``. Each person has a random stream of the own place in that order, so that a result does not depend on
     the others. The loss is averaged over the latent cells, weighted by ``mask``.
 
-    Memory on the pipeline's device: the components (pcs x d numbers), and for each of ``recipe.at_once`` people the
-    d weights and ``recipe.batch`` passes through the UNet with their gradients.
+    Memory on the pipeline's device: the components (pcs x d numbers), and for each of ``recipe.at_once`` people (on a
+    GPU, of as many as fit) the d weights and ``recipe.batch`` passes through the UNet with their gradients.
 
     ValueError for a pipeline of another base than the space's, latents of other channels than the UNet's or not
     finite, a mask of another shape, negative or 0 everywhere, timesteps that the scheduler has not, another number of
@@ -55,26 +58,35 @@ def invert(
     moved = (start.to(device) / scale).requires_grad_()
     deviations = scale / space.std.to(device)
     there = ("mean", "components", "scale")
-    tensors = {name: getattr(space, name) for name in there if getattr(space, name) is not None}
-    space = replace(space, **{name: tensor.to(device) for name, tensor in tensors.items()})
+    tensors = {name: tensor for name in there if (tensor := getattr(space, name)) is not None}
+    space = replace(space, **{name: tensor.to(device).float() for name, tensor in tensors.items()})
     optimizer = torch.optim.Adam([moved], recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = get_scheduler(recipe.schedule, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
     text = encode_prompts(pipeline, [INSTANCE_PROMPT])
-    groups = torch.arange(count).split(recipe.at_once)
-    history = torch.zeros(recipe.steps, count)
+    history, magnified = torch.zeros(recipe.steps, count), loss_scale(pipeline.unet)
+
+    def drawn(i: int, rng: torch.Generator) -> tuple[Tensor, ...]:
+        return _drawn(rng, latents[rows[i]], mask[rows[i]], recipe)
+
+    def backward(parts: list[tuple[Tensor, ...]], group: slice) -> Tensor:
+        """The losses of a group of people, whose gradients are added to those of the coefficients."""
+        *batch, cells = (torch.cat(column).to(device) for column in zip(*parts[group], strict=True))
+        weights, own = space.unproject(moved[group] * scale), text.expand(len(batch[0]), -1, -1)
+        with apply_adapters(pipeline.unet, space.layout, weights, recipe.batch):
+            losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, own, cells)
+        per_person = losses.view(-1, recipe.batch).mean(1)
+        pull = recipe.prior * (moved[group] * deviations).square().sum() / moved.shape[1]
+        (magnified * (per_person.sum() + pull)).backward()
+        return per_person.detach().cpu()
+
+    first = partial(backward, [drawn(0, stream(recipe.seed, "memory"))], slice(1))
+    sizes = BatchSize(min(recipe.at_once, count), device, first, "person")
     for step in tqdm(range(recipe.steps), desc="invert", unit="step", disable=not progress):
         optimizer.zero_grad()
-        for group in groups:
-            parts = [_drawn(streams[i], latents[rows[i]], mask[rows[i]], recipe) for i in group]
-            *batch, cells = (torch.cat(column).to(device) for column in zip(*parts, strict=True))
-            weights, own = space.unproject(moved[group] * scale), text.expand(len(batch[0]), -1, -1)
-            with apply_adapters(pipeline.unet, space.layout, weights, recipe.batch):
-                losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, own, cells)
-            per_person = losses.view(len(group), recipe.batch).mean(1)
-            pull = recipe.prior * (moved[group] * deviations).square().sum() / moved.shape[1]
-            (per_person.sum() + pull).backward()
-            history[step, group] = per_person.detach().cpu()
+        parts = [drawn(i, rng) for i, rng in enumerate(streams)]
+        history[step] = torch.cat([*sizes.run(count, partial(backward, parts))])
+        moved.grad.div_(magnified)
         if not history[step].isfinite().all():
             lost = some([str(i) for i in (~history[step].isfinite()).nonzero().flatten().tolist()])
             raise ValueError(f"inversion of pictures {lost} diverged at step {step}: lower the learning rate")

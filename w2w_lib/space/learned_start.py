@@ -54,6 +54,11 @@ class LearnedStart:
         """
         instance("space", space, WeightSpace)
         features, folds = finite_embeddings(features, "learned start", axes=2), whole_number("folds", folds, 2)
+        if space.known < len(space.components):
+            raise ValueError(
+                f"space: {len(space.components)} components, coefficients of the first {space.known}; expected those "
+                "of all: truncate it"
+            )
         rows = {identity: row for row, identity in enumerate(space.ids)}
         if isinstance(people, str) or len(people) != len(features):
             raise ValueError(f"people: expected a name for each of {len(features)} pictures, found {len(people)}")

@@ -33,7 +33,9 @@ ROUNDING = 1e-5  # share of the first component's deviation below which a compon
 ORTHONORMAL = 1e-2  # how far components may be from orthonormal, all of them together
 
 EXPECTED, REMEDY = "a saved w2w space", "fit the space again and save it"
-SHAPES = {"mean": "d", "components": "pcs d", "coefficients": "models pcs"}
+SHAPES = {"mean": "d", "components": "pcs d", "coefficients": "models known"}
+OPTIONAL = {"scale": "d", "component_std": "pcs"}
+STORED = {"components": (torch.float32, torch.bfloat16)}  # types of numbers; all others are in fp32
 METADATA = {
     "layout": AdapterLayout,
     "ids": list[str],
@@ -49,28 +51,34 @@ class WeightSpace:
     """Mean and principal components of weight vectors, with the training models' coefficients and their origin.
 
     weights = mean + scale * (coefficients @ components), where ``scale``, if there is one, standardised the weights.
-    A number whose scale is 0 stays at its mean; one whose scale is negative keeps its sign.
+    A number whose scale is 0 stays at its mean; one whose scale is negative keeps its sign. Components may be stored in
+    bf16, and are computed with in fp32. Where the training models' coefficients are known for the first components
+    alone, ``component_std`` has the standard deviations of all.
     """
 
     layout: AdapterLayout
     ids: list[str]
     mean: Float[Tensor, " d"]
     components: Float[Tensor, "pcs d"]
-    coefficients: Float[Tensor, "models pcs"]
+    coefficients: Float[Tensor, "models known"]
     total_variance: float
     rows: str  # fingerprint of the ids and weights that it was fitted on
     solver: str
     scale: Float[Tensor, " d"] | None = None
+    component_std: Float[Tensor, " pcs"] | None = None
 
     def __post_init__(self):
         instance("layout", self.layout, AdapterLayout)
         unique_ids(self.ids, models := len(listed_ids(self.ids)))
-        tensors = {name: getattr(self, name) for name in (*SHAPES, *([] if self.scale is None else ["scale"]))}
+        tensors = self._tensors()
         for name, tensor in tensors.items():
-            if floating(name, tensor).dtype != torch.float32:
-                raise ValueError(f"{name}: expected numbers in torch.float32, found {tensor.dtype}; convert them")
+            if floating(name, tensor).dtype not in (types := STORED.get(name, (torch.float32,))):
+                wanted = " or ".join(map(str, types))
+                raise ValueError(f"{name}: expected numbers in {wanted}, found {tensor.dtype}; convert them")
         d, pcs = self.layout.dimension, self.components.shape[:1].numel()
-        expected = {"mean": (d,), "components": (pcs, d), "coefficients": (models, pcs), "scale": (d,)}
+        known = pcs if self.component_std is None else min(pcs, self.coefficients.shape[-1:].numel())
+        expected = {"mean": (d,), "components": (pcs, d), "coefficients": (models, known)}
+        expected |= {"scale": (d,), "component_std": (pcs,)}
         for name, tensor in tensors.items():
             shape = expected[name]
             if tuple(tensor.shape) != shape:
@@ -137,7 +145,7 @@ class WeightSpace:
     @cached_property
     def std(self) -> Float[Tensor, " pcs"]:
         """Standard deviation of the training coefficients, component by component; ValueError where one is none."""
-        std = self.coefficients.std(0)
+        std = self.coefficients.std(0) if self.component_std is None else self.component_std
         if not (fine := (std > 0) & (std < torch.inf)).all():
             wrong = some([str(i) for i in (~fine).nonzero().flatten().tolist()])
             raise ValueError(f"coefficients of components {wrong}: expected finite numbers that differ")
@@ -146,7 +154,12 @@ class WeightSpace:
     @property
     def explained(self) -> Float[np.ndarray, " pcs"]:
         """Share of the total variance that each component explains."""
-        return (self.coefficients.var(0) / self.total_variance).numpy()
+        return (self.std.square() / self.total_variance).numpy()
+
+    @property
+    def known(self) -> int:
+        """Of how many components, from the first on, the training models' coefficients are known."""
+        return self.coefficients.shape[1]
 
     @property
     def mean_model(self) -> Float[Tensor, " d"]:
@@ -164,13 +177,14 @@ class WeightSpace:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen digits of its layout, ids and numbers: a truncation has another one."""
-        tensors = [self.mean, self.components, self.coefficients, *([] if self.scale is None else [self.scale])]
-        return digest([self.source, self.ids, float(self.total_variance)], *tensors)
+        return digest([self.source, self.ids, float(self.total_variance)], *self._tensors().values())
 
     def truncated(self, components: int) -> "WeightSpace":
         """The space of the first components only; ValueError where it has not so many."""
         count = whole_number("components", components, 1, len(self.components))
-        return replace(self, components=self.components[:count], coefficients=self.coefficients[:, :count])
+        std = None if self.component_std is None else self.component_std[:count]
+        components, coefficients = self.components[:count], self.coefficients[:, :count]
+        return replace(self, components=components, coefficients=coefficients, component_std=std)
 
     def deviations(self, weights: Float[Tensor, "*models d"]) -> Float[Tensor, "*models d"]:
         """Weights from the mean on, standardised where the space is: what the components decompose."""
@@ -180,24 +194,31 @@ class WeightSpace:
     def project(self, weights: Float[Tensor, "*models d"]) -> Float[Tensor, "*models pcs"]:
         """Coefficients of weight vectors, a few at a time; ValueError for weights of another layout or not finite."""
         weights = finite_rows("weights", weights, d := self.layout.dimension)
-        groups = parts(weights.reshape(weights.shape[:-1].numel(), d))
-        coefficients = torch.cat([self.deviations(group) @ self.components.T for group in groups])
+        groups, basis = parts(weights.reshape(weights.shape[:-1].numel(), d)), self.components.T.float()
+        coefficients = torch.cat([self.deviations(group) @ basis for group in groups])
         return coefficients.reshape(*weights.shape[:-1], len(self.components))
 
     def unproject(self, coefficients: Float[Tensor, "*models pcs"]) -> Float[Tensor, "*models d"]:
         """Weight vectors of coefficients; differentiable. ValueError for another number of them, or not finite ones."""
         coefficients = finite_rows("coefficients", coefficients, len(self.components))
-        change = coefficients @ self.components
+        change = coefficients @ self.components.float()
         return self.mean + (change if self.scale is None else change * self.scale)
 
     def sample(self, count: int, seed: int) -> Float[Tensor, "count pcs"]:
-        """Coefficients drawn from N(mu_k, sigma_k), component by component (Dravid et al. 2024, §3.2)."""
+        """Coefficients drawn from N(mu_k, sigma_k), component by component (Dravid et al. 2024, §3.2).
+
+        Components whose training coefficients are not known have a mean of 0.
+        """
         noise = torch.randn(whole_number("count", count), len(self.components), generator=generator(seed))
-        return self.coefficients.mean(0) + noise * self.std
+        mean = F.pad(self.coefficients.mean(0), (0, len(self.components) - self.known))
+        return mean + noise * self.std
 
     def nearest(self, coefficients: Float[Tensor, "models pcs"], count: int = 1) -> tuple[list[list[str]], Tensor]:
-        """The training identities most alike by cosine similarity, with the similarities (§4.2)."""
-        coefficients = finite_rows("coefficients", coefficients, len(self.components), axes=2)
+        """The training identities most alike by cosine similarity, with the similarities (§4.2).
+
+        Compared are the coefficients that are known of them.
+        """
+        coefficients = finite_rows("coefficients", coefficients, len(self.components), axes=2)[:, : self.known]
         count, known = whole_number("count", count, 1, len(self.ids)), F.normalize(self.coefficients).T
         groups = F.normalize(coefficients).split(max(1, CHUNK // len(self.ids)))
         similarities, rows = zip(*((group @ known).topk(count) for group in groups), strict=True)
@@ -205,10 +226,13 @@ class WeightSpace:
 
     def save(self, path: str | Path) -> None:
         """Write the space as one safetensors file."""
-        names = [*SHAPES, *([] if self.scale is None else ["scale"])]
         entries = {name: getattr(self, name) for name in METADATA} | {"layout": json.loads(self.layout.to_json())}
         metadata = {name: json.dumps(value) for name, value in entries.items()}
-        save_tensors({name: getattr(self, name) for name in names}, path, metadata)
+        save_tensors(self._tensors(), path, metadata)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Those that it has, by name."""
+        return {name: tensor for name in (*SHAPES, *OPTIONAL) if (tensor := getattr(self, name)) is not None}
 
     @classmethod
     def load(cls, path: str | Path) -> "WeightSpace":
@@ -217,7 +241,7 @@ class WeightSpace:
         FileNotFoundError if there is none; ValueError where tensors, shapes or metadata are not a space's, numbers are
         not finite, components not orthonormal, ids not unique or the content not what was saved.
         """
-        tensors, metadata = read_tensors(path, EXPECTED, REMEDY, SHAPES, {"scale": "d"}, METADATA)
+        tensors, metadata = read_tensors(path, EXPECTED, REMEDY, SHAPES, OPTIONAL, METADATA)
         fingerprint = metadata.pop("fingerprint")
         try:
             unique_ids(metadata["ids"], len(tensors["coefficients"]))
@@ -233,7 +257,7 @@ class WeightSpace:
 
 def _orthonormal(components: Float[Tensor, "pcs d"]) -> None:
     """C C^T v = v for a random v of signs, which takes two products with C (Freivalds 1977)."""
-    signs = torch.randint(0, 2, (len(components),), generator=generator(0)) * 2.0 - 1
+    components, signs = components.float(), torch.randint(0, 2, (len(components),), generator=generator(0)) * 2.0 - 1
     error = float((components @ (components.T @ signs) - signs).abs().max())
     if not error < ORTHONORMAL:
         raise ValueError(f"components are not orthonormal (off by {error:.2g})")
