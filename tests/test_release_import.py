@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.release import files, importing
+from w2w_lib.release.directions import as_direction, released_direction
 from w2w_lib.release.importing import import_release, on_base, open_import
 from w2w_lib.release.synthetic import write_release
 from w2w_lib.space.directions import fit_directions
@@ -134,7 +135,7 @@ def test_column_major_components_and_files_in_a_folder(release, theirs, imported
 def test_components_are_read_in_parts(release, monkeypatch):
     expected = torch.load(release[0] / "V.pt")[:, :7].T
     monkeypatch.setattr(importing, "CHUNK", 1000)
-    torch.testing.assert_close(importing._first_columns(release[0] / "V.pt", 7), expected, rtol=0, atol=0)
+    torch.testing.assert_close(importing._first_columns(release[0] / "V.pt", 7, torch.float32), expected, rtol=0, atol=0)
 
 
 def test_labels_lead_to_the_planted_directions(release, imported):
@@ -271,7 +272,7 @@ def test_weights_reveal_components_that_were_fitted_without_the_signs(release, t
 
 def test_configurations_and_components(theirs, base, tmp_path):
     out = tmp_path / "out"
-    refusal(theirs, out, base, "components: 21 asked for, proj_1000pc.pt .* has 20; ask for fewer", components=21)
+    refusal(theirs, out, base, "components: 41 asked for, V.pt .* has 40; ask for fewer", components=41)
     refusal(theirs, out, base, "components: expected a whole number", components=0)
     config = json.loads((theirs / "adapter_config.json").read_text())
     for wrong, said in (
@@ -383,3 +384,46 @@ def test_the_layout_at_full_size(tmp_path):
     assert found == layout and found.dimension == 99_648
     starts = np.cumsum([0, *(f.size for f in found.factors)])
     assert starts[next(i for i, f in enumerate(found.factors) if "mid_block" in f.key)] == 35_968
+
+
+@pytest.mark.parametrize(("with_weights", "within"), [(True, 0.1), (False, 0.3)])
+def test_more_components_than_coefficients(release, theirs, base, layout, tmp_path, with_weights, within):
+    """Truth: the planted deviations, which fall as k^-0.35, and projections in float64."""
+    planted = release[1]
+    folder = release[0] if with_weights else theirs
+    space = import_release(folder, tmp_path / "out", 40, base, show=lambda text: None)
+    assert space.known == KNOWN and space.components.shape == (40, layout.dimension)
+    expected = planted.coefficients.std(0)
+    torch.testing.assert_close(space.std[:KNOWN], expected[:KNOWN])
+    torch.testing.assert_close(space.std, expected, rtol=within, atol=0)
+    told = json.loads((tmp_path / "out" / "source.json").read_text())["standard deviations"]
+    assert ("300 rows" in told) if with_weights else ("extrapolated from component 20" in told)
+    theta = planted.weights(slice(0, 3))
+    expected = their_z(folder, theta.double().numpy()) @ numbers(folder, "V.pt")
+    np.testing.assert_allclose(space.project(theta), expected, rtol=1e-4, atol=1e-3)
+    # Directions move along the known components alone, and samples along all of them.
+    labels = planted.labels > 0
+    released = released_direction(space, labels, "Male")
+    assert released[:KNOWN].all() and not released[KNOWN:].any()
+    ours, unit = as_direction(space, "Male", released)
+    step = released @ space.components * space.scale
+    torch.testing.assert_close(ours.step(space, unit), step, rtol=1e-3, atol=1e-5 * step.abs().max().item())
+    sampled = space.sample(4000, seed=0)
+    torch.testing.assert_close(sampled.std(0), space.std, rtol=0.06, atol=0)
+    assert space.nearest(space.project(planted.weights(slice(5, 6))))[0] == [[space.ids[5]]]
+
+
+def test_components_in_bf16(release, base, tmp_path):
+    """Half the file; a weight vector differs by the rounding of 8 bits."""
+    folder, planted = release
+    exact, half = (
+        import_release(folder, tmp_path / str(dtype), 20, base, show=lambda text: None, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    sizes = [(tmp_path / str(d) / "space.safetensors").stat().st_size for d in (torch.float32, torch.bfloat16)]
+    assert half.components.dtype == torch.bfloat16 and sizes[1] < 0.65 * sizes[0]
+    c = planted.coefficients[:3, :20].contiguous()
+    change, rounded = (space.unproject(c) - space.mean for space in (exact, half))
+    assert 0 < ((change - rounded).norm() / change.norm()).item() < 2**-8
+    with pytest.raises(ValueError, match=r"dtype torch\.float16: expected one of"):
+        import_release(folder, tmp_path / "out", 20, base, dtype=torch.float16)

@@ -377,3 +377,23 @@ def test_projecting_a_few_rows_at_a_time_changes_nothing(space, weights, monkeyp
     stacked = weights[:12].reshape(3, 4, -1)
     torch.testing.assert_close(space.project(stacked), whole[:12].reshape(3, 4, -1))
     assert space.project(weights[:0]).shape == (0, len(space.components))
+
+
+def test_deviations_apart_from_coefficients_and_components_in_bf16(space, weights, tmp_path):
+    """Saved and opened again; truncated to what is known, it is the space of those coefficients."""
+    half = replace(
+        space,
+        components=space.components.bfloat16(),
+        coefficients=space.coefficients[:, :3],
+        component_std=space.std,
+    )
+    half.save(tmp_path / "half.safetensors")
+    opened = WeightSpace.load(tmp_path / "half.safetensors")
+    assert opened.fingerprint == half.fingerprint != space.fingerprint and opened.known == 3
+    torch.testing.assert_close(opened.std, space.std)
+    np.testing.assert_allclose(opened.explained, space.explained, rtol=1e-5)
+    torch.testing.assert_close(opened.project(weights), space.project(weights), rtol=0.02, atol=0.02)
+    assert len(opened.truncated(2).std) == opened.truncated(2).known == 2
+    for wrong in ({"component_std": space.std[:3]}, {"component_std": None}):
+        with pytest.raises(ValueError, match="of shape .*, expected"):
+            replace(half, **wrong)

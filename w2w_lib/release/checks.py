@@ -36,7 +36,7 @@ def check_shapes(tensors: dict[str, Tensor], folder: Path, d: int, components: i
         if len(shape) != 2 or (rows and shape[0] != rows):
             turned = ", it is transposed" if rows and shape[1:] == (rows,) else ""
             raise refused(folder, name, f"of shape {shape}{turned}", what)
-        if shape[1] < components:
+        if rows and shape[1] < components:
             raise ValueError(f"components: {components} asked for, {name} in {folder} has {shape[1]}; ask for fewer")
     models, known = tensors[COEFFICIENTS].shape
     if known > tensors[BASIS].shape[1] or models < known:
@@ -78,8 +78,8 @@ def check_components(folder: Path, components: Float[Tensor, "pcs d"]) -> None:
     """ValueError where components are not finite or orthonormal, or all of them pass a number by."""
     if not finite(components):
         raise refused(folder, BASIS, "holds NaN or infinite numbers", "finite ones")
-    probes = torch.randn(PROBES, len(components), generator=generator(0))
-    error = float(((probes @ components) @ components.T - probes).abs().max())
+    probes, numbers = torch.randn(PROBES, len(components), generator=generator(0)), components.float()
+    error = float(((probes @ numbers) @ numbers.T - probes).abs().max())
     if not error < ORTHONORMAL:
         raise refused(folder, BASIS, f"its columns are not orthonormal (off by {error:.2g})", "those of an SVD")
     without = [not part.any() for part in components.T.split(max(1, CHUNK // len(components)))]
@@ -99,7 +99,8 @@ def check_rows(folder: Path, space: WeightSpace) -> list[str]:
     if weights.shape != (models := len(space.ids), space.layout.dimension):
         raise refused(folder, ALL_WEIGHTS, f"of shape {tuple(weights.shape)}", f"({models}, {space.layout.dimension})")
     rows = min(COMPARED, models)
-    found, published = space.project(weights[:rows].clone()), space.coefficients[:rows]
+    known = space.truncated(space.known)
+    found, published = known.project(weights[:rows].clone()), space.coefficients[:rows]
     off = ((found - published).norm(dim=1) / published.norm(dim=1)).tolist()
     if wrong := [f"{row} ({share:.0%})" for row, share in enumerate(off) if not share < SAME]:
         raise refused(
@@ -110,7 +111,7 @@ def check_rows(folder: Path, space: WeightSpace) -> list[str]:
         )
     told = [f"z(all_weights[:{rows}]) V = coefficients within {max(off):.1e} of their length"]
     if (space.scale < 0).any():
-        unsigned = replace(space, scale=space.scale.abs()).project(weights[:rows].clone())
+        unsigned = replace(known, scale=space.scale.abs()).project(weights[:rows].clone())
         share = float(((unsigned - found) * (published - found)).sum() / (unsigned - found).square().sum())
         if share > FITS_BETTER:
             what = f"its coefficients follow from {STD} without signs ({share:.2f} of the difference)"

@@ -21,7 +21,8 @@ def released_direction(
 ) -> Float[Tensor, " pcs"]:
     """d = pinv(coefficients) y, without an intercept, for y of -1 and 1 (the release's ``get_direction``).
 
-    It is 0 along components whose coefficients are not known. ``labels`` are False and True by model, as ``open_import`` has them. ``without`` removes the directions of other
+    It is 0 along components whose coefficients are not known. ``labels`` are False and True by model, as
+    ``open_import`` has them. ``without`` removes the directions of other
     labels one after the other, d -= (d e / |e|^2) e; the result depends on their order, as in the release (our
     ``fit_directions`` solves for all of them jointly). ValueError for a label that is not there, or models without.
     """

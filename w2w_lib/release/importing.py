@@ -18,6 +18,7 @@ from w2w_lib.inputs import a_path, instance, some, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.release import checks
+from w2w_lib.release.deviations import component_deviations
 from w2w_lib.release.files import (
     ALL_WEIGHTS,
     BASIS,
@@ -35,7 +36,7 @@ from w2w_lib.release.files import (
 )
 from w2w_lib.release.frames import read_frame
 from w2w_lib.space.arguments import CHUNK, digest
-from w2w_lib.space.weight_space import WeightSpace
+from w2w_lib.space.weight_space import STORED, WeightSpace
 
 SPACE, LABELS_TABLE, RECORD = "space.safetensors", "labels.parquet", "source.json"
 TENSORS = (MEAN, STD, BASIS, COEFFICIENTS)
@@ -50,34 +51,44 @@ def import_release(
     components: int = 1000,
     base: str | Path | StableDiffusionPipeline | None = None,
     show: Callable[[str], None] = print,
+    dtype: torch.dtype = torch.float32,
 ) -> WeightSpace:
     """Write the authors' released space (Dravid et al. 2024) as a folder ``out`` of our files, and open it.
 
     ``folder`` is the release's, or its name on the Hugging Face hub. ``show`` gets the licence first. No pickle's code
-    runs, and each file is checked against the others. ``out`` is written whole or not at all: ``space.safetensors``
-    (mean, std with its signs, the first ``components``, the training coefficients; the total variance is the number of
-    parameters, as they were standardised), ``labels.parquet`` (False and True by model) and ``source.json`` (sizes and
-    hashes of the files). Without ``base`` the space is that of Stable Diffusion 1.5 by structure alone: ``on_base``
-    gives it a base. FileNotFoundError for missing files; ValueError for damaged ones, and those that do not fit.
+    runs, and each file is checked against the others. The release holds the training coefficients of 1,000 components:
+    the standard deviations of further ones are measured on its weights where they are there, else extrapolated.
+    Components are stored in ``dtype``, fp32 or bf16, which halves the file and rounds them to 3 digits. ``out`` is
+    written whole or not at all: ``space.safetensors`` (mean, std with its signs, the first ``components``, the training
+    coefficients; the total variance is the number of parameters, as they were standardised), ``labels.parquet`` (False
+    and True by model) and ``source.json`` (sizes and hashes of the files). Without ``base`` the space is that of Stable
+    Diffusion 1.5 by structure alone: ``on_base`` gives it a base. FileNotFoundError for missing files; ValueError for
+    damaged ones, and those that do not fit.
     """
     components = whole_number("components", components)
+    if dtype not in STORED["components"]:
+        raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(map(str, STORED['components']))}")
     out = _destination(out)
     source = release_folder(folder, show)
     files = find_files(source)
     layout = read_layout(files, base)
     tensors = {name: open_tensor(files[name]) for name in TENSORS}
     checks.check_shapes(tensors, source, layout.dimension, components)
-    models = len(tensors[COEFFICIENTS])
+    models, known = tensors[COEFFICIENTS].shape
     labels = _labels(files[LABELS], models)
-    _room(out, 4 * (components * (layout.dimension + models) + 2 * layout.dimension))
+    numbers = min(components, known) * models + 2 * layout.dimension
+    _room(out, 4 * numbers + dtype.itemsize * components * layout.dimension)
     mean, std = (tensors[name].reshape(-1).clone() for name in (MEAN, STD))
     checks.check_scale(source, mean, std)
     coefficients = tensors[COEFFICIENTS][:, :components].clone(memory_format=torch.contiguous_format)
     checks.check_coefficients(source, coefficients)
     del tensors
     recorded = {name: {"bytes": path.stat().st_size, "sha256": checksum(path)} for name, path in files.items()}
-    rows = _first_columns(files[BASIS], components)
+    rows = _first_columns(files[BASIS], components, dtype)
     checks.check_components(source, rows)
+    deviations, how = None, "of the coefficients"
+    if components > known:
+        deviations, how = component_deviations(source, mean, std, rows, coefficients)
     space = WeightSpace(
         layout=layout,
         ids=list(labels.index),
@@ -88,6 +99,7 @@ def import_release(
         rows=digest([recorded[name]["sha256"] for name in sorted(recorded)]),
         solver=SOLVER,
         scale=std,
+        component_std=deviations,
     )
     compared = checks.check_rows(source, space)
     if compared:
@@ -98,12 +110,14 @@ def import_release(
         "files": recorded,
         "models": models,
         "components": components,
+        "numbers of components": str(dtype).removeprefix("torch."),
+        "standard deviations": how,
         "negative standard deviations": int((std < 0).sum()),
         "checked": [checks.check_labels(source, space, labels), *compared],
         "not checked": [] if compared else [f"order of rows and sign of std: {ALL_WEIGHTS} is not there"],
     }
     _write(out, space, labels, record)
-    del space, rows, coefficients
+    del space, rows, coefficients, deviations
     return open_import(out)[0]
 
 
@@ -166,11 +180,11 @@ def _labels(path: Path, models: int) -> pd.DataFrame:
     return pd.DataFrame(truths, index=pd.Index(ids, name="id"))
 
 
-def _first_columns(path: Path, count: int) -> Float[Tensor, "pcs d"]:
+def _first_columns(path: Path, count: int, dtype: torch.dtype) -> Float[Tensor, "pcs d"]:
     """The first columns of V as rows; the file is mapped anew for each part, so that no more than a part is held."""
     whole = open_tensor(path)
     (d, width), by_row = whole.shape, whole.stride(1) == 1
-    found = torch.empty(count, d)
+    found = torch.empty(count, d, dtype=dtype)
     step = max(1, CHUNK // (width if by_row else d))
     for start in range(0, d if by_row else count, step):
         del whole  # unmaps what has been read

@@ -101,11 +101,15 @@ def import_release(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     components: Annotated[int, typer.Option(help="How many of the principal components.")] = 1000,
     base: Annotated[str, typer.Option(help="Folder or hub id of the base model; none: Stable Diffusion 1.5.")] = "",
+    half: Annotated[bool, typer.Option("--half", help="Store components in bf16: half the file, 3 digits.")] = False,
 ) -> None:
     """Write the authors' released space as files of ours, without running a pickle; non-commercial use only."""
+    import torch
+
     from w2w_lib.release.importing import import_release
 
-    space = import_release(folder, out, components, base or None, typer.echo)
+    dtype = torch.bfloat16 if half else torch.float32
+    space = import_release(folder, out, components, base or None, typer.echo, dtype)
     typer.echo(f"{out}: a space of {len(space.ids)} models and {len(space.components)} components")
 
 
