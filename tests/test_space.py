@@ -379,7 +379,7 @@ def test_projecting_a_few_rows_at_a_time_changes_nothing(space, weights, monkeyp
     assert space.project(weights[:0]).shape == (0, len(space.components))
 
 
-def test_deviations_apart_from_coefficients_and_components_in_bf16(space, weights, tmp_path):
+def test_deviations_apart_from_coefficients_and_components_in_bf16(space, weights, tmp_path, unchecked):
     """Saved and opened again; truncated to what is known, it is the space of those coefficients."""
     half = replace(
         space,
