@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
-from tiny_base import narrow_stable_diffusion
+from tiny_base import narrow_stable_diffusion, stable_diffusion_unet
 
 from w2w_lib.lora.adapter_files import load_adapter, save_adapter
 from w2w_lib.lora.batched import apply_adapters
@@ -53,3 +53,25 @@ def test_ours_open_in_peft(unet, layout, weights, tmp_path):
         ours = unet(x, t, text).sample
     torch.testing.assert_close(ours, theirs(x, t, text).sample, rtol=1e-4, atol=1e-5)
     assert (ours - unet(x, t, text).sample).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_full_layout_acts_as_in_peft(tmp_path):
+    """Truth: PEFT on Stable Diffusion 1.5's UNet at its real size, with random weights: 128 factors, 99,648 numbers."""
+    unet = stable_diffusion_unet().to_empty(device="cpu")
+    rng = torch.Generator().manual_seed(0)
+    for name, tensor in unet.named_parameters():
+        spread = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.0
+        tensor.copy_(torch.randn(tensor.shape, generator=rng) * spread + (tensor.ndim == 1) * name.endswith("weight"))
+    layout = AdapterLayout.of(unet, "random", "release", 1, 27.0)
+    assert (len(layout.factors), layout.dimension) == (128, 99_648)
+    models = torch.randn(2, layout.dimension, generator=rng) * 0.02
+    x, text = torch.randn(2, 4, 8, 8, generator=rng), torch.randn(2, 7, 768, generator=rng)
+    with apply_adapters(unet, layout, models):
+        ours = unet(x, 500, text).sample
+    base = unet(x, 500, text).sample
+    save_adapter(layout, models[1], tmp_path / "unet", "peft")
+    theirs = PeftModel.from_pretrained(unet, tmp_path / "unet")(x[1:], 500, text[1:]).sample
+    changed = (ours[1:] - base[1:]).norm()
+    assert changed > 0.01 * base.norm() and (theirs - ours[1:]).norm() < 1e-3 * changed
