@@ -135,7 +135,8 @@ def test_column_major_components_and_files_in_a_folder(release, theirs, imported
 def test_components_are_read_in_parts(release, monkeypatch):
     expected = torch.load(release[0] / "V.pt")[:, :7].T
     monkeypatch.setattr(importing, "CHUNK", 1000)
-    torch.testing.assert_close(importing._first_columns(release[0] / "V.pt", 7, torch.float32), expected, rtol=0, atol=0)
+    found = importing._first_columns(release[0] / "V.pt", 7, torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_labels_lead_to_the_planted_directions(release, imported):

@@ -395,5 +395,5 @@ def test_deviations_apart_from_coefficients_and_components_in_bf16(space, weight
     torch.testing.assert_close(opened.project(weights), space.project(weights), rtol=0.02, atol=0.02)
     assert len(opened.truncated(2).std) == opened.truncated(2).known == 2
     for wrong in ({"component_std": space.std[:3]}, {"component_std": None}):
-        with pytest.raises(ValueError, match="of shape .*, expected"):
+        with pytest.raises(ValueError, match=r"of shape .*, expected"):
             replace(half, **wrong)
