@@ -12,7 +12,6 @@ way has seen. What does not fit into memory has an empty row.
 """
 
 import json
-import resource
 import tempfile
 import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -27,29 +26,25 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig, get_peft_model
-from torch.utils.flop_counter import FlopCounterMode
+from measuring import flops_of, forget_peak_memory, gemm_rate, peak_memory
+from peers import paint_one_by_one, train_with_peft
+from random_sd15 import write_base
 from tqdm import tqdm
 
-from w2w_lib.lora.adapter_files import save_adapter
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.base import open_base
-from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.denoising import denoising_loss
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import encode_images, to_pixels
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.people.people_set import People
-from w2w_lib.people.rendered.captions import VOCABULARY
-from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer
 from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.memory import halved_fleet
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import profiles
 
-GEMM_SIZE, GEMM_REPEATS, GEMM_TIMES = {"cpu": 2048, "cuda": 8192}, 10, 5
 REPEATS = 3  # of every way's timing
 VIEWS = 8
 PEERS = ("PEFT, as its examples", "PEFT, cached")
@@ -101,35 +96,16 @@ class Bench:
         return torch.stack([self._peft(identity, steps, cached) for identity in self.people.ids[:COMPARED]])
 
     def _peft(self, identity: str, steps: int, cached: bool) -> torch.Tensor:
-        recipe, layout, pipeline = self.recipe, self.layout, self.pipeline
-        began = time.perf_counter()
-        config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
-        model = get_peft_model(pipeline.unet, config, autocast_adapter_dtype=False)
-        trained = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
-        initial = layout.unflatten(layout.initial(recipe.seed)[None])
-        for name, parameter in trained.items():
-            parameter.data = initial[name][0].to(self.device)
-        optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-        rng, own = stream(recipe.seed, identity), self.people.of(identity)
-        loss_weights = torch.tensor([1.0, recipe.prior_weight], device=self.device)
-        self.preparing += time.perf_counter() - began
-        for _ in range(steps):
+        def sources() -> tuple[torch.Tensor, ...]:
             if cached:
-                latents, prior, text = self.latents[identity], self.prior, self.text
-            else:  # the examples encode what a step needs when it needs it; here the pictures of one batch
-                latents, prior = self._encode(own[:1]).expand(VIEWS, -1, -1, -1), self._encode(self.class_pictures[:1])
-                text = encode_prompts(pipeline, [INSTANCE_PROMPT, CLASS_PROMPT])
-            draws = [draw(rng, source, 1, recipe.timesteps) for source in (latents, prior)]
-            batch = (torch.cat(column).to(self.device) for column in zip(*draws, strict=True))
-            loss = (loss_weights * denoising_loss(_InBasePrecision(model), pipeline.scheduler, *batch, text)).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
-            optimizer.step()
-        weights = layout.flatten({n: p.detach().float() for n, p in trained.items()})
-        began = time.perf_counter()
-        model.unload()
-        self.preparing += time.perf_counter() - began
+                return self.latents[identity], self.prior, self.text
+            # the examples encode what a step needs when it needs it; here the pictures of one batch
+            own = self._encode(self.people.of(identity)[:1]).expand(VIEWS, -1, -1, -1)
+            text = encode_prompts(self.pipeline, [INSTANCE_PROMPT, CLASS_PROMPT])
+            return own, self._encode(self.class_pictures[:1]), text
+
+        weights, preparing = train_with_peft(self.pipeline, self.layout, self.recipe, identity, sources, steps)
+        self.preparing += preparing
         return weights
 
     def fleet(self, steps: int, size: int, compiled: bool) -> torch.Tensor:
@@ -150,9 +126,7 @@ class Bench:
     def flops_per_step(self) -> int:
         """Floating-point operations of one model-step, counted by PyTorch."""
         one = Fleet(self.pipeline, self.layout, replace(self.recipe, steps=1), self.prior)
-        with FlopCounterMode(display=False) as counter:
-            one.train(dict(list(self.latents.items())[:1]))
-        return counter.get_total_flops()
+        return flops_of(lambda: one.train(dict(list(self.latents.items())[:1])))
 
     @torch.no_grad()
     def loss(self, weights: torch.Tensor) -> float:
@@ -166,36 +140,21 @@ class Bench:
             return denoising_loss(self.pipeline.unet, self.pipeline.scheduler, *batch, text).mean().item()
 
 
-class _InBasePrecision:
-    """A PEFT model with adapters in fp32 over a base that computes in another precision, for ``denoising_loss``."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def parameters(self):
-        return self.model.base_model.model.conv_in.parameters()
-
-    def __call__(self, *inputs):
-        return self.model(*inputs)
-
-
 def _train(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
     flops = bench.flops_per_step()
     torch.backends.cudnn.allow_tf32 = setting.dtype != torch.float32  # fp32 is fp32, as in the product beside it
     _barrier.wait()
-    gemm = _gemm(setting)
+    gemm = gemm_rate(setting.device, setting.dtype)
     bench.run(way, steps=1)  # caches, compilation
-    on_gpu, rates = setting.device == "cuda", []
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    rates = []
+    forget_peak_memory(setting.device)
     for _ in range(REPEATS):
         _barrier.wait()
         bench.preparing, began = 0.0, time.perf_counter()
         weights = bench.run(way, setting.recipe.steps)  # ends with weights on the CPU, so a GPU is done
         rates.append(len(weights) * setting.recipe.steps / (time.perf_counter() - began - bench.preparing))
     rate = float(np.median(rates))
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "model-steps/s": rate,
         "spread": (max(rates) - min(rates)) / rate,
@@ -203,40 +162,23 @@ def _train(setting: Setting, way: str) -> dict[str, float]:
         "models an hour": 3600 * rate / STEPS_OF_A_MODEL,
         "TFLOP/s": rate * flops / 1e12,
         "of GEMM rate": rate * flops / gemm,
-        "peak GB": peak / 1e9,
+        "peak GB": peak_memory(setting.device) / 1e9,
         "loss": bench.loss(weights),
     }
-
-
-def _gemm(setting: Setting) -> float:
-    """Operations per second of a large matrix product: the best of several measurements, as others may disturb one."""
-    size, seconds = GEMM_SIZE[setting.device], []
-    a = torch.randn(size, size, dtype=setting.dtype, device=setting.device)
-    for _ in range(GEMM_TIMES):
-        began = time.perf_counter()
-        for _ in range(GEMM_REPEATS):
-            result = a @ a
-        result.sum().item()
-        seconds.append((time.perf_counter() - began) / GEMM_REPEATS)
-    return 2 * size**3 / min(seconds)
 
 
 def _paint(setting: Setting, way: str) -> dict[str, float]:
     bench = Bench(setting)
     count = min(PAINTED, len(setting.people.ids))
     weights = 0.01 * torch.randn(count, bench.layout.dimension, generator=torch.Generator().manual_seed(0))
-    prompts, seeds = [INSTANCE_PROMPT] * count, range(count)
+    prompts = [INSTANCE_PROMPT] * count
     sampling = Sampling(batch_size=count)
     began = time.perf_counter()
     if way == "in one batch":
-        generate(bench.pipeline, prompts, seeds, bench.layout, weights, sampling=sampling)
+        generate(bench.pipeline, prompts, range(count), bench.layout, weights, sampling=sampling)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            for seed in seeds:
-                save_adapter(bench.layout, weights[seed], Path(folder) / f"{seed}.safetensors")
-                bench.pipeline.load_lora_weights(folder, weight_name=f"{seed}.safetensors")
-                generate(bench.pipeline, prompts[:1], [seed], sampling=sampling)
-                bench.pipeline.unload_lora_weights()
+            paint_one_by_one(bench.pipeline, bench.layout, weights, prompts, sampling, folder)
     return {"images/s": count / (time.perf_counter() - began)}
 
 
@@ -254,31 +196,6 @@ def _train_as(way: str, setting: Setting) -> pd.Series:
         if not isinstance(error, BrokenExecutor):  # killed, as one is for want of memory
             halved_fleet(2, error)  # raises what is not for want of memory
         return pd.Series(dtype=float)
-
-
-def _random_stable_diffusion(folder: str) -> str:
-    """The architecture of Stable Diffusion 1.5 with random weights: neither d nor the operations care."""
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-    )
-    tokenizer = build_tokenizer(VOCABULARY)
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=build_text_encoder(tokenizer, 768, 12, heads=12),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).to(dtype=torch.bfloat16).save_pretrained(folder)
-    return folder
 
 
 def _in_processes(count: int, function, *arguments) -> pd.Series:
@@ -312,7 +229,7 @@ def main(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out = out or Path(__file__).with_name("fleet_sd15.json" if random_sd15 else "fleet.json")
     with tempfile.TemporaryDirectory() as folder:
-        base = _random_stable_diffusion(folder) if random_sd15 else base or str(profiles.base("pocket"))
+        base = write_base(folder) if random_sd15 else base or str(profiles.base("pocket"))
         opened = open_base(base, device="cpu")
         size = opened.unet.config.sample_size * opened.vae_scale_factor
         del opened
