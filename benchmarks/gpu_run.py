@@ -70,8 +70,7 @@ def end_to_end(place: Workplace) -> dict:
     return part.seconds | {
         "pictures": len(pictures),
         "grey_levels_between_edits": float(abs(high - low).mean()),
-        "first_loss": float(losses[0].mean()),
-        "last_loss": float(losses[-1].mean()),
+        "mean_loss_of_inversion": float(losses.mean()),
         **differences,
     }
 

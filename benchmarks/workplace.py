@@ -22,6 +22,7 @@ class Sizes:
     """How much of everything there is: by default, of the measurement; less of it in a rehearsal."""
 
     fleets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    compiled_fleets: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     warm_steps: int = 3  # of a fleet, before ...
     timed_steps: int = 8  # ... those that are timed
     release_models: int = 3000
@@ -35,7 +36,7 @@ class Sizes:
     sampling: Sampling = SAMPLING
 
 
-REHEARSAL = Sizes((1, 2), 1, 2, 300, 40, 20, (10, 20), 20, 3, 2, (1, 2), Sampling(steps=3, guidance=3.0))
+REHEARSAL = Sizes((1, 2), (1,), 1, 2, 300, 40, 20, (10, 20), 20, 3, 2, (1, 2), Sampling(steps=3, guidance=3.0))
 
 
 @dataclass(frozen=True)

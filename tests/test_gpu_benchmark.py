@@ -103,7 +103,7 @@ def test_steps_are_chosen_by_name_or_group():
     assert len({step.name for step in steps}) == len(steps)
     assert [step.name for step in gpu.chosen(steps, "sd15")] == ["sd15"]
     fleets = [step.name for step in gpu.chosen(steps, "fleet")]
-    assert len(fleets) == 1 + 4 * len(Sizes().fleets)
+    assert len(fleets) == 1 + 2 * len(Sizes().fleets + Sizes().compiled_fleets)
     with pytest.raises(ValueError, match=r"no step 'fleets'; expected one of: card; .*fleet of 32, compiled"):
         gpu.chosen(steps, "fleets")
 
