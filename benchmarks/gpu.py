@@ -52,7 +52,7 @@ class InProcess:
             raise
 
     def close(self) -> None:
-        """End the process; what it holds of the card's memory is free again."""
+        """End the process: what it held of the card's memory is free again."""
         if self.pool:
             self.pool.shutdown()
         self.group = self.pool = None

@@ -26,7 +26,8 @@ SCALE = 1e-3  # of a random space: the release's standard deviations are from 2e
 def imported(place: Workplace) -> dict:
     """Seconds and memory of an import, in a process of its own; its errors against the release's files in float64."""
     release, out = synthetic_release(place), place.folder / "imported"
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+    # One that this process starts itself begins with the peak of this process's memory.
+    with ProcessPoolExecutor(1, get_context("forkserver")) as fresh:
         found = fresh.submit(timed_import, place, release, out).result()
     space, _ = open_import(out)
     mean, std, basis = _in_float64(release, len(space.components))

@@ -1,5 +1,6 @@
 """What every benchmark measures with: the rate of a large matrix product, operations, seconds and memory."""
 
+import gc
 import resource
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def synchronize() -> None:
 
 def forget_peak_memory(device: str) -> None:
     """Let the peak of a GPU's memory begin here; that of a process on a CPU began when it did."""
+    gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
