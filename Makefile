@@ -9,8 +9,8 @@ export MALLOC_MMAP_THRESHOLD_ = 33554432
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
 # Options reach the commands through the environment, word for word: neither make nor a shell evaluates them.
-$(foreach name,PROFILE BASE ANEW,$(if $(filter undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
-export PROFILE BASE ANEW
+$(foreach name,PROFILE BASE RELEASE ANEW,$(if $(filter undefined,$(origin $(name))),,$(eval override $(name) := $$(value $(name)))))
+export PROFILE BASE RELEASE ANEW
 
 PYTHON ?= python3
 UV := $(shell { uv --version >/dev/null 2>&1 && command -v uv; } || echo .uv-bootstrap/bin/uv)
@@ -22,7 +22,7 @@ SYNCED = .venv/.synced
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
-reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket | smoke | sd15 BASE=folder-or-hub-id)
+reproduce: $(SYNCED) ## Run every notebook whose inputs changed (PROFILE=pocket | smoke | sd15 BASE=... RELEASE=...)
 	@$(RUN) w2w reproduce
 
 test: lint ## Check style, then run the tests, in two processes with one thread each

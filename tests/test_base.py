@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file
-from tiny_base import narrow_stable_diffusion
 
 from w2w_lib.models.base import open_base
 from w2w_lib.models.fingerprint import fingerprint
@@ -24,6 +23,7 @@ from w2w_lib.pocket.model_card import model_card
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.pocket.text_training import caption_targets, linear_readout, train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, _caption, prepare_data, with_identifier
+from w2w_lib.release.narrow_base import narrow_stable_diffusion
 
 SMALL = {
     "people": 60,

@@ -21,10 +21,10 @@ HIDDEN = [
     "$(eval $(shell touch pwned))",
     "a\ntouch pwned",
 ]
-OPTIONS = ("PROFILE", "BASE", "ANEW")
+OPTIONS = ("PROFILE", "BASE", "RELEASE", "ANEW")
 MAKES_OWN = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # set by `make test`; a make below another reports its folders
 STAND_IN = """#!/bin/sh
-[ "$1" = --version ] || printf '%s|%s|%s|%s' "$*" "$PROFILE" "$BASE" "$ANEW"
+[ "$1" = --version ] || printf '%s|%s|%s|%s|%s' "$*" "$PROFILE" "$BASE" "$RELEASE" "$ANEW"
 """
 
 
@@ -66,7 +66,7 @@ def test_make_hands_options_on_word_for_word(make, name):
 
 
 def test_without_options_there_are_none(make):
-    assert make("reproduce") == "run --no-sync w2w reproduce|||"
+    assert make("reproduce") == "run --no-sync w2w reproduce||||"
 
 
 @pytest.fixture
@@ -101,7 +101,8 @@ def test_commands_refuse_what_is_no_profile_base_or_answer_in_one_line(w2w, monk
     ):
         assert_refused(w2w(*words), value)
     if value.isprintable():
-        assert_refused(w2w("enrol", "sd15", "--base", value), value)
+        assert_refused(w2w("enrol", "sd15", "--release", value), value)
+        assert_refused(w2w("enrol", "sd15", "--release", "a/b", "--base", value), value)
 
 
 def assert_refused(said: str, value: str) -> None:
@@ -113,14 +114,14 @@ def test_a_profile_without_a_name_is_the_default(monkeypatch):
     asked = []
     monkeypatch.setattr(pipeline, "reproduce", lambda *words: asked.append(words) or 0)
     monkeypatch.setattr(sys, "argv", ["w2w", "reproduce"])
-    for environment in ({}, {"PROFILE": "", "BASE": ""}, {"PROFILE": "sd15", "BASE": "a folder"}):
-        for name in ("PROFILE", "BASE"):
+    for environment in ({}, {"PROFILE": "", "BASE": ""}, {"PROFILE": "sd15", "BASE": "a", "RELEASE": "b"}):
+        for name in ("PROFILE", "BASE", "RELEASE"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit):
             cli.main()
-    assert asked == [("pocket", None), ("pocket", None), ("sd15", "a folder")]
+    assert asked == [("pocket", None, None), ("pocket", None, None), ("sd15", "a", "b")]
 
 
 def test_anew_is_yes_or_no():

@@ -9,6 +9,16 @@ from ruamel.yaml import YAML
 
 from w2w_lib.workbook import paths, profiles, settings
 
+HUB = "snap-research/weights2weights"
+
+
+def enrol(base: str | None) -> None:
+    profiles.enrol("sd15", base, HUB)
+
+
+def recorded(base) -> dict:
+    return {"base": {"model": str(base)}, "release": {"source": HUB}}
+
 
 def test_dvc_gets_the_profiles_that_have_a_base(elsewhere, pipeline_folder):
     yaml = YAML(typ="safe")
@@ -22,21 +32,80 @@ def test_dvc_gets_the_profiles_that_have_a_base(elsewhere, pipeline_folder):
     before = (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns
     assert profiles.write_pipeline_files() == []
     assert (paths.PIPELINE / "settings.yaml").stat().st_mtime_ns == before
-    profiles.enrol("sd15", str(pipeline_folder))
+    set_locally("sd15-own", "people.sets.source", "photos")
+    profiles.enrol("sd15-own", str(pipeline_folder))
     profiles.write_pipeline_files()
-    assert yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"] == {"base": str(pipeline_folder)}
+    assert yaml.load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15-own"] == {"base": str(pipeline_folder)}
+
+
+def test_dvc_gets_the_profiles_that_open_a_release(elsewhere, pipeline_folder, tmp_path):
+    yaml, release = YAML(typ="safe"), tmp_path / "theirs"
+    release.mkdir()
+    profiles.write_pipeline_files()
+    both = yaml.load(paths.PIPELINE / "profiles.yaml")
+    assert both["releases"] == {name: {"release": "synthetic"} for name in ("smoke", "pocket")}
+    assert profiles.release_sources() == dict.fromkeys(("smoke", "pocket"), "synthetic\n")
+    profiles.enrol("sd15", str(pipeline_folder), str(release))
+    profiles.write_pipeline_files()
+    both = yaml.load(paths.PIPELINE / "profiles.yaml")
+    assert both["releases"]["sd15"] == {"release": str(release)} and "sd15" not in both["profiles"]
+    before = profiles.release_sources()["sd15"]
+    (release / "mean.pt").write_bytes(b"1")
+    after = profiles.release_sources()["sd15"]
+    assert (
+        before != after
+        and "mean.pt" in after
+        and "model_index.json" in after
+        and profiles.release("sd15") == str(release)
+    )
+    assert yaml.load(paths.LOCAL)["sd15"] == {
+        "release": {"source": str(release)},
+        "base": {"model": str(pipeline_folder)},
+    }
+
+
+def test_a_release_may_be_a_name_on_the_hub(elsewhere, pipeline_folder):
+    enrol(str(pipeline_folder))
+    assert profiles.release("sd15") == HUB
+    assert profiles.release_sources()["sd15"].startswith(f"{HUB}\n")
+
+
+@pytest.mark.parametrize(
+    ("profile", "release", "message"),
+    [
+        ("sd15", None, "profile 'sd15' has no release: name .* RELEASE=<folder or hub id>`"),
+        ("sd15", "/no/such/folder", "RELEASE='/no/such/folder': expected a folder, or a hub id"),
+        ("sd15", "a/$(touch x)", "RELEASE='a/.*': expected a folder, or a hub id"),
+        ("pocket", "a/b", "profile 'pocket' runs on a synthetic release; give RELEASE='a/b' to a profile without one"),
+        ("sd15-own", "a/b", "profile 'sd15-own' has no section release, to which RELEASE='a/b' belongs"),
+        ("sd15-own", None, "profile 'sd15-own' has no people yet: name their folder as people.sets.source"),
+    ],
+)
+def test_what_a_user_has_to_name_is_refused_in_one_line(elsewhere, pipeline_folder, profile, release, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as refused:
+        profiles.enrol(profile, None if profile == "pocket" else str(pipeline_folder), release)
+    assert "\n" not in str(refused.value) and not paths.LOCAL.exists()
+
+
+def test_stages_ask_only_for_what_they_need(elsewhere):
+    profiles.check_given("sd15", ["base"])
+    profiles.check_given("smoke")
+    with pytest.raises(ValueError, match="has no release"):
+        profiles.check_given("sd15", ["release"])
+    with pytest.raises(ValueError, match="has no people yet"):
+        profiles.check_given("sd15-own", ["finetune"])
 
 
 def test_enrolling_keeps_params_and_what_stands_in_local(elsewhere, pipeline_folder):
     params = paths.PARAMS.read_text()
     local("# mine\nsmoke: {space: {seed: 7}} # a try\n")
-    profiles.enrol("sd15", str(pipeline_folder))
+    enrol(str(pipeline_folder))
     assert profiles.base("sd15") == pipeline_folder
     after = paths.LOCAL.read_text()
     assert after.startswith("# mine\nsmoke: {space: {seed: 7}} # a try\n")
-    assert YAML(typ="safe").load(after)["sd15"] == {"base": {"model": str(pipeline_folder)}}
+    assert YAML(typ="safe").load(after)["sd15"] == recorded(pipeline_folder)
     profiles.enrol("sd15")
-    profiles.enrol("sd15", str(pipeline_folder))
+    enrol(str(pipeline_folder))
     assert paths.LOCAL.read_text() == after and paths.PARAMS.read_text() == params
 
 
@@ -45,7 +114,7 @@ def test_enrolling_keeps_params_and_what_stands_in_local(elsewhere, pipeline_fol
 )
 def test_enrolling_finds_its_place(elsewhere, pipeline_folder, text):
     local(text)
-    profiles.enrol("sd15", str(pipeline_folder))
+    enrol(str(pipeline_folder))
     assert profiles.base("sd15") == pipeline_folder
     assert ("remark" in text) == ("# only a remark" in paths.LOCAL.read_text())
 
@@ -53,15 +122,15 @@ def test_enrolling_finds_its_place(elsewhere, pipeline_folder, text):
 @pytest.mark.parametrize("text", ["{}\n", "# mine\nnull\n", "---\n"])
 def test_enrolling_leaves_a_file_that_can_be_read(elsewhere, pipeline_folder, text):
     local(text)
-    profiles.enrol("sd15", str(pipeline_folder))
-    assert settings.local() == {"sd15": {"base": {"model": str(pipeline_folder)}}}
+    enrol(str(pipeline_folder))
+    assert settings.local() == {"sd15": recorded(pipeline_folder)}
     assert ("# mine" in text) == ("# mine" in paths.LOCAL.read_text())
 
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000, "/" + "a" * 300])
 def test_a_name_that_no_folder_can_have_is_refused(elsewhere, name):
     with pytest.raises((ValueError, FileNotFoundError), match=name[:20]):
-        profiles.enrol("sd15", name)
+        enrol(name)
     set_locally("smoke", "base.model", name)
     if "~" in name:
         assert "no such user's home" in settings.check()[0]
@@ -86,10 +155,10 @@ def test_what_is_in_the_place_of_dvcs_files_is_replaced_or_refused_and_not_opene
 @pytest.mark.parametrize("name", ["with: colon", "# hash", "it's", '"quoted"', "$(touch x)", "ünïcode", "{a: b}"])
 def test_a_base_may_lie_in_a_folder_of_any_name(elsewhere, pipeline_folder, name):
     odd = pipeline_folder.rename(pipeline_folder.parent / name)
-    profiles.enrol("sd15", str(odd))
+    enrol(str(odd))
     assert profiles.base("sd15") == odd
     profiles.write_pipeline_files()
-    assert YAML(typ="safe").load(paths.PIPELINE / "profiles.yaml")["profiles"]["sd15"]["base"] == str(odd)
+    assert settings.local()["sd15"]["base"]["model"] == str(odd)
 
 
 @pytest.mark.parametrize(
@@ -108,21 +177,21 @@ def test_a_base_may_lie_in_a_folder_of_any_name(elsewhere, pipeline_folder, name
 )
 def test_a_missing_base_is_named_and_changes_nothing(elsewhere, source):
     with pytest.raises(FileNotFoundError, match=r"BASE=") as refused:
-        profiles.enrol("sd15", source)
+        enrol(source)
     assert source is None or source.strip() in str(refused.value)
     assert [path.name for path in elsewhere.iterdir()] == ["params.yaml"]
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(elsewhere, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
-        profiles.enrol("sd15", str(tmp_path))
+        enrol(str(tmp_path))
     assert not paths.LOCAL.exists()
 
 
 def test_a_file_is_no_base(elsewhere, tmp_path):
     (tmp_path / "realistic.safetensors").touch()
     with pytest.raises(ValueError, match=r"realistic\.safetensors' is a file, expected a folder: .*from_single_file"):
-        profiles.enrol("sd15", str(tmp_path / "realistic.safetensors"))
+        enrol(str(tmp_path / "realistic.safetensors"))
 
 
 def test_a_profile_keeps_the_base_that_params_gives_it(elsewhere, pipeline_folder):

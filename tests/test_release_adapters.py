@@ -7,11 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
-from tiny_base import narrow_stable_diffusion, stable_diffusion_unet
+from tiny_base import stable_diffusion_unet
 
 from w2w_lib.lora.adapter_files import load_adapter, save_adapter
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.release.narrow_base import narrow_stable_diffusion
 from w2w_lib.release.synthetic import TARGET_MODULES
 
 

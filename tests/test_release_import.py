@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from test_release_frames import Payload
-from tiny_base import narrow_stable_diffusion, stable_diffusion_unet, tiny_pipeline
+from tiny_base import stable_diffusion_unet, tiny_pipeline
 from typer.testing import CliRunner
 
 from w2w_lib.lora.layout import AdapterLayout
@@ -19,6 +19,7 @@ from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.release import files, importing
 from w2w_lib.release.directions import as_direction, released_direction
 from w2w_lib.release.importing import import_release, on_base, open_import
+from w2w_lib.release.narrow_base import narrow_stable_diffusion
 from w2w_lib.release.synthetic import write_release
 from w2w_lib.space.directions import fit_directions
 from w2w_lib.space.weight_space import WeightSpace

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from own_settings import SHIPPED, local, set_locally
+from own_settings import SHIPPED, WITH_PEOPLE, local, set_locally
 from ruamel.yaml import YAML
 
 from w2w_lib.lora.layout import TARGETS
@@ -19,14 +19,17 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.space.inversion import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths, settings
+from w2w_lib.workbook.sections import WITH_PEOPLE as WITH_STAGES
 from w2w_lib.workbook.setting_types import Targets
 
 
 def test_shipped_profiles_are_valid_and_have_the_librarys_types():
     assert settings.check() == []
     for name in SHIPPED:
+        assert tuple(type(settings.load(name)).model_fields) == paths.STAGES
+    assert [name for name in SHIPPED if settings.load(name).has("people")] == list(WITH_PEOPLE)
+    for name in WITH_PEOPLE:
         profile = settings.load(name)
-        assert tuple(type(profile).model_fields) == paths.STAGES
         assert isinstance(profile.finetune.recipe, FleetRecipe)
         assert isinstance(profile.domains.photo_recipe, InversionRecipe)
         assert isinstance(profile.edit.sampling, Sampling)
@@ -136,6 +139,21 @@ def test_settings_cannot_be_changed():
         ("finetune.evaluate.again", {"a/b": {"seed": 1}}, "'a/b' cannot be a folder's name"),
         ("finetune.evaluate.again", {"n" * 300: {"seed": 1}}, "cannot be a folder's name"),
         ("base.training.evaluate.thresholds.faces", -0.1, "thresholds.faces: "),
+        ("release.labels", ["Male", "Young", "Smilling"], "CelebA has no label 'Smilling', did you mean 'Smiling'?"),
+        ("release.labels", ["Male", "Young"], "release.labels: .*at least 3"),
+        ("release.components", 21, "release.components is 21, expected at most release.synthetic.known, 20"),
+        (
+            "release.synthetic.known",
+            41,
+            "release.synthetic.known is 41, expected at most release.synthetic.columns, 40",
+        ),
+        ("release.synthetic.inverted", 601, "inverted is 601, expected at most release.synthetic.models, 600"),
+        ("release.synthetic.colums", 1, "no setting 'release.synthetic.colums', did you mean 'columns'?"),
+        ("release.mask", "mask.png", "release: mask without a photo"),
+        ("release.photo", "no/such.png", "release.photo: no file 'no/such.png'; expected a picture"),
+        ("release.prompts", ["a person"], "release.prompts: 'a person' does not name the person"),
+        ("release.inject_below", [1001], "release.inject_below is 1001, expected at most the timesteps"),
+        ("release.recipe.steps", 10**9, "release.recipe.steps is 1000000000, expected at most"),
         ("people.sets.labels", "labels.csv", "people.sets: labels without a source"),
         ("people.sets.source", "", "people.sets.source: expected a path"),
     ],
@@ -166,11 +184,44 @@ def test_check_names_every_problem_of_every_profile(elsewhere):
 
 def test_a_profile_of_ones_own_has_to_be_whole(elsewhere):
     local("mine: {people: {sets: {train: 3}}}")
-    missing = [line for line in settings.check() if "is missing" in line]
-    assert any("profile mine: finetune is missing" in line for line in missing)
+    assert any("profile mine: base is missing" in line for line in settings.check())
     whole = YAML(typ="safe").load(paths.PARAMS)["smoke"]
     local(json.dumps({"mine": whole}))
     assert settings.load("mine") == settings.load("smoke")
+
+
+def test_a_profile_has_all_stages_with_people_or_none(elsewhere):
+    whole = YAML(typ="safe").load(paths.PARAMS)["smoke"]
+    expected = {
+        (
+            "base",
+            "people",
+            "space",
+        ): "finetune, edit, invert, judge, scale, domains: missing beside people, space",
+        ("base",): "mine: no stages: expected the sections people to domains, or release, or both",
+    }
+    for sections, message in expected.items():
+        local(json.dumps({"mine": {name: whole[name] for name in sections}}))
+        (found,) = settings.check()
+        assert message in found and "\n" not in found
+    for without in ("release", None):
+        local(json.dumps({"mine": {name: value for name, value in whole.items() if name != without}}))
+        assert settings.check() == [] and settings.load("mine").has("release") == (without is None)
+
+
+def test_a_section_that_a_profile_lacks_is_refused_by_name(elsewhere):
+    profile = settings.load("sd15")
+    for name in WITH_STAGES:
+        with pytest.raises(ValueError, match=f"this profile has no section {name}: it has base, release$"):
+            getattr(profile, name)
+    with pytest.raises(ValueError, match="this profile has no section release"):
+        _ = settings.load("sd15-own").release
+
+
+def test_own_people_may_be_named_later(elsewhere):
+    assert settings.load("sd15-own").people.own and settings.load("sd15-own").people.sets.source is None
+    set_locally("sd15-own", "people.sets.source", "photos")
+    assert settings.check() == [] and settings.load("sd15-own").people.sets.source == elsewhere / "photos"
 
 
 def test_what_is_said_locally_replaces_single_settings(elsewhere):
@@ -239,7 +290,7 @@ def test_what_is_no_file_is_refused(elsewhere, kind):
 def test_unknown_profiles_are_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="unknown profile 'pockt', did you mean 'pocket'"):
         settings.load("pockt")
-    with pytest.raises(ValueError, match="unknown profile 'huge'; expected one of smoke, pocket, sd15"):
+    with pytest.raises(ValueError, match="unknown profile 'huge'; expected one of smoke, pocket, sd15, sd15-own"):
         settings.load("huge")
     for name in ("profiles", "../pocket", "$(touch x)", "", "Pocket", "a b"):
         with pytest.raises(ValueError, match="no name of a profile"):

@@ -17,9 +17,9 @@ from filelock import FileLock
 from nbformat.v4 import new_output
 from PIL import Image
 from ruamel.yaml import YAML
-from tiny_base import narrow_stable_diffusion
 
 from w2w_lib.people.people_set import People
+from w2w_lib.release.narrow_base import narrow_stable_diffusion
 from w2w_lib.workbook import cli, paths, pipeline, runner
 
 TOYS = pytest.mark.slow  # notebooks and DVC

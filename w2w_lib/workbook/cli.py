@@ -25,11 +25,15 @@ def prepare() -> None:
 
 
 @app.command()
-def enrol(profile: str, base: Annotated[str, typer.Option(help="Folder or hub id of its base model.")] = "") -> None:
-    """Make a profile's stages part of the pipeline, on a base model."""
+def enrol(
+    profile: str,
+    base: Annotated[str, typer.Option(help="Folder or hub id of its base model.")] = "",
+    release: Annotated[str, typer.Option(help="Folder or hub id of the authors' release.")] = "",
+) -> None:
+    """Make a profile's stages part of the pipeline, on a base model, with the authors' release where it opens that."""
     from w2w_lib.workbook import profiles
 
-    profiles.enrol(profile, base or None)
+    profiles.enrol(profile, base or None, release or None)
 
 
 @app.command()
@@ -45,12 +49,13 @@ def check_settings() -> None:
 def reproduce(
     profile: MadeProfile = "pocket",
     base: Annotated[str, typer.Option(envvar="BASE", help="Folder or hub id of its base model.")] = "",
+    release: Annotated[str, typer.Option(envvar="RELEASE", help="Folder or hub id of the authors' release.")] = "",
 ) -> None:
     """Run every notebook of a profile whose inputs changed."""
     from w2w_lib.workbook import pipeline
 
     with _interruptible():
-        status = pipeline.reproduce(profile, base or None)
+        status = pipeline.reproduce(profile, base or None, release or None)
     if status:
         raise typer.Exit(status if status > 0 else 1)
 

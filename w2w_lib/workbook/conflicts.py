@@ -14,13 +14,14 @@ from w2w_lib.models.sampling import Sampling
 from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
+from w2w_lib.release.synthetic import CELEBA
 from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 from w2w_lib.workbook.base_configuration import pixels_and_timesteps
 from w2w_lib.workbook.sections import Profile
 from w2w_lib.workbook.setting_types import LARGEST_SEED, MOST, Targets
-from w2w_lib.workbook.size_conflicts import at_most, of_scale, of_sizes
+from w2w_lib.workbook.size_conflicts import at_most, of_scale, of_sizes, own_people
 
 TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
@@ -31,7 +32,9 @@ AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    checks = (_amounts, of_sizes, of_scale, _changes, _attributes, _prompts, _base)
+    of_people = (of_sizes, of_scale, _changes, _attributes) if profile.has("people") else ()
+    of_release = (_release,) if profile.has("release") else ()
+    checks = (_amounts, *of_people, *of_release, _prompts, _base)
     return [line for check in checks for line in check(profile)]
 
 
@@ -65,7 +68,7 @@ def _changes(profile: Profile) -> Iterator[str]:
 
 
 def _attributes(profile: Profile) -> Iterator[str]:
-    if profile.people.sets.source:  # their labels are known when they are read
+    if own_people(profile):  # their labels are known when they are read
         return
     edit, judge, scale = profile.edit, profile.judge, profile.scale
     listed = {"edit.attributes": edit.attributes, "judge.attributes": judge.attributes}
@@ -98,16 +101,26 @@ def _attributes(profile: Profile) -> Iterator[str]:
         yield "judge.reported: 'paper' is missing, with which the others are compared; add it"
 
 
+def _release(profile: Profile) -> Iterator[str]:
+    release, made = profile.release, profile.release.synthetic
+    for setting in ("photo", "mask"):
+        if (path := getattr(release, setting)) and not (paths.ROOT / path).is_file():
+            yield f"release.{setting}: no file {str(path)!r}; expected a picture"
+    if made and release.source is None:
+        yield from at_most("release.components", release.components, "release.synthetic.known", made.known)
+        yield from at_most("release.synthetic.known", made.known, "release.synthetic.columns", made.columns)
+        yield from at_most("release.synthetic.known", made.known, "release.synthetic.models", made.models)
+        yield from at_most("release.synthetic.inverted", made.inverted, "release.synthetic.models", made.models)
+        for name in release.labels:
+            if name not in CELEBA:
+                yield f"release.labels: CelebA has no label {name!r}{nearest(name, CELEBA)}"
+
+
 def _prompts(profile: Profile) -> Iterator[str]:
-    prompts = {
-        "finetune.evaluate": profile.finetune.evaluate.prompts,
-        "space": profile.space.prompts,
-        "edit": profile.edit.prompts,
-        "invert": profile.invert.prompts,
-        "judge": profile.judge.prompts,
-        "scale": profile.scale.prompts,
-        "domains": profile.domains.prompts,
-    }
+    sections = ("space", "edit", "invert", "judge", "scale", "domains", "release")
+    prompts = {name: getattr(profile, name).prompts for name in sections if profile.has(name)}
+    if profile.has("finetune"):
+        prompts = {"finetune.evaluate": profile.finetune.evaluate.prompts} | prompts
     for section, given in prompts.items():
         for prompt in given:
             if not re.search(rf"\b{IDENTIFIER}\b", prompt):
@@ -121,12 +134,13 @@ def _base(profile: Profile) -> Iterator[str]:
         try:
             if facts := pixels_and_timesteps(paths.ROOT / profile.base.model):
                 pixels, timesteps = facts
-                size = profile.people.sets.size
+                size = profile.people.sets.size if profile.has("people") else pixels
                 if size != pixels:
                     yield f"people.sets.size is {size}, expected {pixels}, which base.model paints"
         except (ValueError, FileNotFoundError) as error:
             yield f"base.model: {error}"
-    last = {f"{name}.inject_below": max(getattr(profile, name).inject_below) for name in ("edit", "judge")}
+    injected = [name for name in ("edit", "judge", "release") if profile.has(name)]
+    last = {f"{name}.inject_below": max(getattr(profile, name).inject_below) for name in injected}
     for name, values in _recipes(profile).items():
         if isinstance(values, Sampling):
             last |= {f"{name}.steps": values.steps, f"{name}.inject_below": values.inject_below}
@@ -151,9 +165,19 @@ def _too_much(name: str, recipe: Any) -> Iterator[str]:
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:
-    finetune, invert, domains, training = profile.finetune, profile.invert, profile.domains, profile.base.training
-    of_base = {"recipe": training.recipe, "evaluate.sampling": training.evaluate.sampling} if training else {}
-    return {f"base.training.{name}": values for name, values in of_base.items()} | {
+    training = profile.base.training
+    found = {"recipe": training.recipe, "evaluate.sampling": training.evaluate.sampling} if training else {}
+    found = {f"base.training.{name}": values for name, values in found.items()}
+    if profile.has("people"):
+        found |= _recipes_of_people(profile)
+    if profile.has("release"):
+        found |= {"release.recipe": profile.release.recipe, "release.sampling": profile.release.sampling}
+    return found
+
+
+def _recipes_of_people(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe]:
+    finetune, invert, domains = profile.finetune, profile.invert, profile.domains
+    return {
         "finetune.recipe": finetune.recipe,
         "finetune.evaluate.sampling": finetune.evaluate.sampling,
         "space.sampling": profile.space.sampling,

@@ -21,9 +21,9 @@ HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 PUBLISHED = ROOT / "published"  # numbers of the published notebooks, and what they come from
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
-STAGES = ("base", "people", "finetune", "space", "edit", "invert", "judge", "scale", "domains")
+STAGES = ("base", "people", "finetune", "space", "edit", "invert", "judge", "scale", "domains", "release")
 PROFILE = re.compile(r"[a-z0-9][a-z0-9_-]*")
-RESERVED = ("item", "key", "profiles")  # what dvc.yaml calls its own variables
+RESERVED = ("item", "key", "profiles", "releases")  # what dvc.yaml calls its own variables
 
 
 def profile_name(name: str) -> str:

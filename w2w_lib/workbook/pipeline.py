@@ -25,8 +25,8 @@ def prepare() -> list[Path]:
 
     DVC depends on a listing of each notebook's code cells (`outputs/.stripped/*.py`), so neither outputs nor prose nor
     a save in Jupyter changes a stage; on the hashes of the library's modules that this code reaches (`*.modules`); on a
-    listing of each profile's own pictures of people, if it has any; and on the settings of params.yaml and local.yaml
-    together (`outputs/.pipeline`).
+    listing of each profile's own pictures of people, if it has any, and of its release; and on the settings of
+    params.yaml and local.yaml together (`outputs/.pipeline`).
     """
     codes = {path: runner.code(runner.read(path)) for path in runner.notebooks()}
     listings = {runner.listing(path): code for path, code in codes.items()}
@@ -34,17 +34,18 @@ def prepare() -> list[Path]:
         runner.listing(path).with_suffix(runner.MODULES): modules.listing(code) for path, code in codes.items()
     }
     listings |= {paths.STRIPPED / f"{profile}.people": text for profile, text in profiles.sources().items()}
+    listings |= {paths.STRIPPED / f"{profile}.release": text for profile, text in profiles.release_sources().items()}
     changed = [path for path, text in listings.items() if write_if_changed(text, path)]
     for orphan in set(paths.STRIPPED.glob("[!.]*")) - set(listings):
         orphan.unlink()
     return changed + profiles.write_pipeline_files()
 
 
-def reproduce(profile: str, base: str | None = None) -> int:
+def reproduce(profile: str, base: str | None = None, release: str | None = None) -> int:
     """Run every notebook of a profile whose inputs changed; return DVC's exit status."""
     with runner.one_run(profile):
         profiles.require_device(profile)  # and what does not fit in the settings is said before a base is downloaded
-        profiles.enrol(profile, base)
+        profiles.enrol(profile, base, release)
         settings.load(profile)  # and on that base
         prepare()
         return _dvc("repro", "--glob", f"*@{profile}")

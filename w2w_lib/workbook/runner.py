@@ -97,9 +97,14 @@ def run(path: Path, profile: str, **parameters: str) -> str:
     ``parameters`` are put into its cell of parameters, beside the profile.
     """
     path = _of_the_workbook(path)
-    profiles.require_device(profile)  # and what does not fit in the settings is said before a kernel starts
+    stage = provenance.stage_of(path)
+    settled = settings.load(profile)  # what does not fit is said before a kernel starts
+    if stage in paths.STAGES and not settled.has(stage):
+        raise ValueError(f"profile {profile!r} has no section {stage}, which {paths.shown(path)} reads")
+    profiles.check_given(profile, [stage])
+    profiles.require_device(profile)
     with one_run(profile), settings.kept(paths.outputs(profile, ".run", "settings.json")):
-        notebook, stage = read(path), provenance.stage_of(path)
+        notebook = read(path)
         text = code(notebook)
         if _differs(listing(path), text):
             raise ValueError(f"{paths.shown(path)} was edited since DVC looked at it: run `w2w prepare` first")

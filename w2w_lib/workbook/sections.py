@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from w2w_lib.models.base_folder import check_variant
 from w2w_lib.models.sampling import Sampling
@@ -11,6 +11,7 @@ from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.workbook.release_sections import Release
 from w2w_lib.workbook.setting_types import (
     MOST,
     Attributes,
@@ -31,6 +32,9 @@ from w2w_lib.workbook.setting_types import (
     located,
 )
 from w2w_lib.workbook.study_sections import Domains, Judge, Scale
+
+# A profile has the sections of all of these stages, or of none.
+WITH_PEOPLE = ("people", "finetune", "space", "edit", "invert", "judge", "scale", "domains")
 
 
 class BaseThresholds(Section):
@@ -98,6 +102,7 @@ class PeopleThresholds(Section):
 
 class PeopleStage(Section):
     sets: Annotated[PeopleRecipe, AfterValidator(located)]
+    own: bool = False  # people from a folder, which local.yaml names as sets.source
     evaluated_views: Count
     classifier_pictures: Count = 80_000  # that the classifier of one's own people sees: two minutes
     thresholds: PeopleThresholds
@@ -206,14 +211,39 @@ class Invert(Section):
 
 
 class Profile(Section):
-    """All settings of one profile, a section for each stage."""
+    """All settings of one profile, a section for each stage.
+
+    A profile has the sections of all stages with people, or ``release``, or both. ValueError for one that it lacks.
+    """
 
     base: Base
-    people: PeopleStage
-    finetune: Finetune
-    space: Space
-    edit: Edit
-    invert: Invert
-    judge: Judge
-    scale: Scale
-    domains: Domains
+    people: PeopleStage | None = None
+    finetune: Finetune | None = None
+    space: Space | None = None
+    edit: Edit | None = None
+    invert: Invert | None = None
+    judge: Judge | None = None
+    scale: Scale | None = None
+    domains: Domains | None = None
+    release: Release | None = None
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if missing := [name for name in WITH_PEOPLE if not self.has(name)]:
+            if len(missing) < len(WITH_PEOPLE):
+                there = ", ".join(name for name in WITH_PEOPLE if self.has(name))
+                raise ValueError(f"{', '.join(missing)}: missing beside {there}; expected all of them, or none")
+            if not self.has("release"):
+                raise ValueError("no stages: expected the sections people to domains, or release, or both")
+        return self
+
+    def has(self, stage: str) -> bool:
+        """Whether there is a section of this name."""
+        return self.__dict__.get(stage) is not None
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if found is None and name in (*WITH_PEOPLE, "release"):
+            there = [stage for stage in type(self).model_fields if self.has(stage)]
+            raise ValueError(f"this profile has no section {name}: it has {', '.join(there)}")
+        return found

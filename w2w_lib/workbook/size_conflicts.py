@@ -18,7 +18,7 @@ def of_sizes(profile: Profile) -> Iterator[str]:
         profile.judge,
         profile.domains,
     )
-    evaluate = finetune.evaluate
+    evaluate, own = finetune.evaluate, own_people(profile)
     yield from at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
     yield from at_most("space.leading", space.leading, "space.components", space.components)
     yield from at_most("space.counts", max(space.counts), "space.components", space.components)
@@ -44,18 +44,18 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     yield from at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
     steps = finetune.recipe.steps
     yield from at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
-    if not sets.source:  # of one's own there may be fewer anyway
+    if not own:  # of one's own there may be fewer anyway
         yield from at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
     yield from at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     for name in ("swept", "oracles", "composed"):
         yield from at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
-    if sets.source:  # of rendered people, those to choose by are rendered anew
+    if own:  # of rendered people, those to choose by are rendered anew
         both = judge.people + judge.validation
         yield from at_most("judge.people + judge.validation", both, "people.sets.heldout", sets.heldout)
     yield from at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
     yield from at_most("judge.components", max(judge.components), "space.components", space.components)
     yield from at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
-    if not sets.source:  # one's own people have as many pictures as they have
+    if not own:  # one's own people have as many pictures as they have
         yield from at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
         yield from at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
         yield from at_most("space.images", space.images, "people.sets.views", sets.views)
@@ -89,6 +89,11 @@ def of_scale(profile: Profile) -> Iterator[str]:
     yield from at_most("scale.interpolated.pictured", pictured, "its pairs", scale.interpolated.pairs)
     yield from at_most("scale.sampled.leading", scale.sampled.leading, "max(scale.sizes) - 1", max(scale.sizes) - 1)
     yield from at_most("scale.sampled.kinds", scale.sampled.kinds, "max(scale.sizes)", max(scale.sizes))
+
+
+def own_people(profile: Profile) -> bool:
+    """Whether the people are one's own, named already or not."""
+    return profile.people.own or profile.people.sets.source is not None
 
 
 def at_most(name: str, value: float, limit_name: str, limit: float) -> Iterator[str]:
