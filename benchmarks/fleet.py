@@ -28,7 +28,6 @@ import torch
 import typer
 from measuring import flops_of, forget_peak_memory, gemm_rate, peak_memory
 from peers import paint_one_by_one, train_with_peft
-from random_sd15 import write_base
 from tqdm import tqdm
 
 from w2w_lib.lora.batched import apply_adapters
@@ -40,6 +39,7 @@ from w2w_lib.models.images import encode_images, to_pixels
 from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.people.people_set import People
+from w2w_lib.release.random_base import FULL, write_random_base
 from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.memory import halved_fleet
 from w2w_lib.training.recipe import FleetRecipe
@@ -229,7 +229,11 @@ def main(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out = out or Path(__file__).with_name("fleet_sd15.json" if random_sd15 else "fleet.json")
     with tempfile.TemporaryDirectory() as folder:
-        base = write_base(folder) if random_sd15 else base or str(profiles.base("pocket"))
+        base = (
+            str(write_random_base(folder, FULL, torch.bfloat16))
+            if random_sd15
+            else base or str(profiles.base("pocket"))
+        )
         opened = open_base(base, device="cpu")
         size = opened.unet.config.sample_size * opened.vae_scale_factor
         del opened

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from random_sd15 import FULL, NARROW, write_base
 
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.base import open_base
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.sampling import Sampling
+from w2w_lib.release.random_base import FULL, NARROW, write_random_base
 
 SAMPLING = Sampling(steps=50, guidance=3.0)  # of the profile sd15
 
@@ -36,7 +36,7 @@ class Sizes:
     sampling: Sampling = SAMPLING
 
 
-REHEARSAL = Sizes((1, 2), (1,), 1, 2, 300, 40, 20, (10, 20), 20, 3, 2, (1, 2), Sampling(steps=3, guidance=3.0))
+REHEARSAL = Sizes((1, 2), (1,), 1, 2, 300, 40, 20, (10, 20), 10, 3, 2, (1, 2), Sampling(steps=3, guidance=3.0))
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Workplace:
         if not base.exists():
             partial = base.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            write_base(partial, NARROW if self.rehearsal else FULL)
+            write_random_base(partial, NARROW if self.rehearsal else FULL, torch.bfloat16)
             partial.rename(base)
         return base
 

@@ -23,7 +23,7 @@ from w2w_lib.pocket.model_card import model_card
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.pocket.text_training import caption_targets, linear_readout, train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, _caption, prepare_data, with_identifier
-from w2w_lib.release.narrow_base import narrow_stable_diffusion
+from w2w_lib.release.random_base import random_stable_diffusion
 
 SMALL = {
     "people": 60,
@@ -103,7 +103,7 @@ def test_reading_directions_are_orthonormal():
 
 # ---------------------------------------------------------------- somebody else's base
 def test_a_base_with_another_scheduler_is_painted_with_its_noise_and_without_clipping(tmp_path):
-    theirs = narrow_stable_diffusion()
+    theirs = random_stable_diffusion()
     theirs.scheduler = DPMSolverMultistepScheduler(beta_start=0.001, beta_end=0.02, prediction_type="v_prediction")
     theirs.save_pretrained(tmp_path)
     pipeline = open_base(tmp_path)
@@ -118,7 +118,7 @@ def test_a_base_with_another_scheduler_is_painted_with_its_noise_and_without_cli
 
 
 def test_a_base_in_half_precision_is_the_same_base(tmp_path):
-    narrow_stable_diffusion().save_pretrained(tmp_path)
+    random_stable_diffusion().save_pretrained(tmp_path)
     exact, half = open_base(tmp_path), open_base(tmp_path, torch.bfloat16)
     assert fingerprint(exact) == fingerprint(half)
     inputs = torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), encode_prompts(exact, ["sks person", "person"])

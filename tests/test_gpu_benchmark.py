@@ -8,7 +8,6 @@ import pytest
 import torch
 from gpu_page import write_page
 from gpu_steps import Step, all_steps
-from random_sd15 import NARROW, write_base
 from results import Results
 from typer import Typer
 from typer.testing import CliRunner
@@ -16,6 +15,7 @@ from workplace import Sizes, layout_of
 
 from w2w_lib.models.base import open_base
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.release.random_base import write_random_base
 
 ABOUT = {"card": "H0", "code": "0" * 16, "rehearsal": False}
 
@@ -138,7 +138,7 @@ def test_another_json_is_refused(tmp_path, text):
 
 
 def test_narrow_base_opens(tmp_path):
-    pipeline = open_base(write_base(tmp_path / "base", NARROW), device="cpu")
+    pipeline = open_base(write_random_base(tmp_path / "base", dtype=torch.bfloat16), device="cpu")
     layout = layout_of(pipeline)
     assert pipeline.unet.config.sample_size == 8 and layout.base == fingerprint(pipeline)
     assert len(layout.factors) == 2 * 64  # the modules of Stable Diffusion 1.5

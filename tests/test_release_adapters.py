@@ -12,13 +12,13 @@ from tiny_base import stable_diffusion_unet
 from w2w_lib.lora.adapter_files import load_adapter, save_adapter
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.lora.layout import AdapterLayout
-from w2w_lib.release.narrow_base import narrow_stable_diffusion
+from w2w_lib.release.random_base import random_stable_diffusion
 from w2w_lib.release.synthetic import TARGET_MODULES
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return narrow_stable_diffusion().unet.eval()
+    return random_stable_diffusion().unet.eval()
 
 
 @pytest.fixture(scope="module")

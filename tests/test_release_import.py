@@ -19,7 +19,7 @@ from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.release import files, importing
 from w2w_lib.release.directions import as_direction, released_direction
 from w2w_lib.release.importing import import_release, on_base, open_import
-from w2w_lib.release.narrow_base import narrow_stable_diffusion
+from w2w_lib.release.random_base import random_stable_diffusion
 from w2w_lib.release.synthetic import write_release
 from w2w_lib.space.directions import fit_directions
 from w2w_lib.space.weight_space import WeightSpace
@@ -30,7 +30,7 @@ KNOWN, COMPONENTS, MODELS = 20, 12, 300
 
 @pytest.fixture(scope="module")
 def base():
-    return narrow_stable_diffusion()
+    return random_stable_diffusion()
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,7 @@ def test_other_bases(theirs, base, layout, tmp_path, unchecked):
 
 
 def test_a_space_gets_a_base(release, imported, base, tmp_path):
-    other = narrow_stable_diffusion()
+    other = random_stable_diffusion()
     with torch.no_grad():
         other.unet.conv_in.weight += 1
     own = on_base(imported, other)

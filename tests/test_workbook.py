@@ -19,7 +19,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from w2w_lib.people.people_set import People
-from w2w_lib.release.narrow_base import narrow_stable_diffusion
+from w2w_lib.release.random_base import random_stable_diffusion
 from w2w_lib.workbook import cli, paths, pipeline, runner
 
 TOYS = pytest.mark.slow  # notebooks and DVC
@@ -341,7 +341,7 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
     save_as_folders(People.render("test", 18, 3), checkout.root / "friends")
     for extra in (checkout.root / "friends/test-00003").glob("[1-9].png"):
         extra.unlink()  # of one friend there is a single picture
-    narrow_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
+    random_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
     choose(
         checkout, "smoke",
         base__model="data/base/narrow",

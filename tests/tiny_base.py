@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
 from w2w_lib.pocket.architecture import build_text_encoder, build_unet, pocket_scheduler
-from w2w_lib.release.narrow_base import tokenizer as tiny_tokenizer
+from w2w_lib.release.random_base import tokenizer as tiny_tokenizer
 
 
 def tiny_pipeline(seed: int = 0, channels=(16, 32)) -> StableDiffusionPipeline:

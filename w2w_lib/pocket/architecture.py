@@ -37,12 +37,14 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS)
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int = 4) -> CLIPTextModel:
+def build_text_encoder(
+    tokenizer: CLIPTokenizer, width: int, layers: int, heads: int = 4, feed_forward: int = 2
+) -> CLIPTextModel:
     """A small, randomly initialised CLIP text transformer for this tokenizer."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=2 * width,
+        intermediate_size=feed_forward * width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         max_position_embeddings=MAX_TOKENS,

@@ -1,5 +1,6 @@
-"""Stable Diffusion 1.5's structure, narrow and with random weights: what a synthetic release is a space of."""
+"""Stable Diffusion 1.5's structure with random weights: narrow, what a synthetic release is a space of, or full size."""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -9,13 +10,31 @@ from transformers import CLIPTokenizer
 from transformers.utils import logging
 
 from w2w_lib.files.folders import make_folder
-from w2w_lib.inputs import a_path, whole_number
-from w2w_lib.models.base import open_base
+from w2w_lib.inputs import a_path
 from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer
 
 WORDS = "a photo of person man woman smiling".split()
-TEXT_WIDTH = 48
 CELL = 8  # pixels a side that one cell of the latents stands for
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The widths of the three networks; the blocks are the same in all."""
+
+    pixels: int
+    unet: tuple[int, ...]
+    unet_groups: int
+    vae: tuple[int, ...]
+    vae_layers: int
+    vae_groups: int
+    text: int
+    text_layers: int
+    text_heads: int
+    text_feed_forward: int  # times the width
+
+
+NARROW = Widths(64, (32, 64, 64, 64), 16, (16, 16, 32, 32), 1, 8, 48, 1, 4, 2)
+FULL = Widths(512, (320, 640, 1280, 1280), 32, (128, 256, 512, 512), 2, 32, 768, 12, 12, 4)
 
 
 @cache
@@ -24,31 +43,31 @@ def tokenizer() -> CLIPTokenizer:
     return build_tokenizer(WORDS)
 
 
-def narrow_stable_diffusion(image_size: int = 64) -> StableDiffusionPipeline:
+def random_stable_diffusion(widths: Widths = NARROW) -> StableDiffusionPipeline:
     """Random weights in the blocks, the codec, the noise schedule and the prediction type of Stable Diffusion 1.5.
 
-    Its pictures are noise. ValueError for a size that is no multiple of 64.
+    Its pictures are noise.
     """
-    if whole_number("image_size", image_size, 64) % 64:
-        raise ValueError(f"image_size {image_size}: expected a multiple of 64, which its UNet can halve three times")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = AutoencoderKL(
-            block_out_channels=(16, 16, 32, 32),
+            block_out_channels=widths.vae,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            norm_num_groups=8,
+            layers_per_block=widths.vae_layers,
+            norm_num_groups=widths.vae_groups,
             latent_channels=4,
-            sample_size=image_size,
+            sample_size=widths.pixels,
         )
         unet = UNet2DConditionModel(
-            sample_size=image_size // CELL,
-            block_out_channels=(32, 64, 64, 64),
-            cross_attention_dim=TEXT_WIDTH,
+            sample_size=widths.pixels // CELL,
+            block_out_channels=widths.unet,
+            cross_attention_dim=widths.text,
             attention_head_dim=8,
-            norm_num_groups=16,
+            norm_num_groups=widths.unet_groups,
         )
-        text_encoder = build_text_encoder(tokenizer(), TEXT_WIDTH, 1)
+        text_sizes = widths.text, widths.text_layers, widths.text_heads, widths.text_feed_forward
+        text_encoder = build_text_encoder(tokenizer(), *text_sizes)
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -63,15 +82,15 @@ def narrow_stable_diffusion(image_size: int = 64) -> StableDiffusionPipeline:
     )
 
 
-def open_narrow_base(folder: str | Path) -> StableDiffusionPipeline:
-    """Save such a base in a folder and open it as any other; errors as in ``open_base``."""
+def write_random_base(folder: str | Path, widths: Widths = NARROW, dtype: torch.dtype = torch.float32) -> Path:
+    """Save such a base as any other is saved, and give its folder; ValueError for a file in its place."""
     folder = a_path(folder, "a folder for the base")
     make_folder(folder)
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        narrow_stable_diffusion().save_pretrained(folder)
+        random_stable_diffusion(widths).to(dtype=dtype).save_pretrained(folder)
     finally:
         if bars:
             logging.enable_progress_bar()
-    return open_base(folder)
+    return folder
