@@ -229,11 +229,9 @@ def main(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out = out or Path(__file__).with_name("fleet_sd15.json" if random_sd15 else "fleet.json")
     with tempfile.TemporaryDirectory() as folder:
-        base = (
-            str(write_random_base(folder, FULL, torch.bfloat16))
-            if random_sd15
-            else base or str(profiles.base("pocket"))
-        )
+        if random_sd15:
+            base = str(write_random_base(folder, FULL, torch.bfloat16))
+        base = base or str(profiles.base("pocket"))
         opened = open_base(base, device="cpu")
         size = opened.unet.config.sample_size * opened.vae_scale_factor
         del opened

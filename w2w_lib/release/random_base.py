@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's structure with random weights: narrow, what a synthetic release is a space of, or full size."""
+"""Stable Diffusion 1.5's structure with random weights: narrow, as under a synthetic release, or at full size."""
 
 from dataclasses import dataclass
 from functools import cache
