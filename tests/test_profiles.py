@@ -226,3 +226,20 @@ def test_a_profile_that_needs_a_gpu_is_refused_without_one(elsewhere, monkeypatc
     assert profiles.opening("pocket") == {"unet_dtype": torch.float16, "variant": "fp16"}
     paths.LOCAL.unlink()
     assert profiles.opening("pocket") == {"unet_dtype": None, "variant": None}
+
+
+def test_judges_without_weights_are_named_before_the_run(elsewhere, tmp_path):
+    local(f"smoke: {{judge: {{clip: {tmp_path}}}}}")
+    with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path)):
+        profiles.require_judges("smoke")
+    local("smoke: {judge: {face_embedder: facenet, face_weights: /no/such/file.pt}}")
+    with pytest.raises(FileNotFoundError, match="/no/such/file"):
+        profiles.require_judges("smoke")
+    paths.LOCAL.unlink()
+    profiles.require_judges("smoke")
+    profiles.require_judges("sd15")  # which has no such section
+
+
+def test_photographs_are_not_judged_by_what_knows_renders_alone(elsewhere):
+    local("sd15-own: {judge: {clip: null}}")
+    assert any("judge.clip: the pocket world's dual encoder" in line for line in settings.check())

@@ -32,10 +32,18 @@ AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
 
 def conflicts(profile: Profile) -> list[str]:
     """Every pair of settings that do not fit together, one line each."""
-    of_people = (of_sizes, of_scale, _changes, _attributes) if profile.has("people") else ()
+    of_people = (of_sizes, of_scale, _changes, _attributes, _judges) if profile.has("people") else ()
     of_release = (_release,) if profile.has("release") else ()
     checks = (_amounts, *of_people, *of_release, _prompts, _base)
     return [line for check in checks for line in check(profile)]
+
+
+def _judges(profile: Profile) -> Iterator[str]:
+    if profile.people.own and profile.judge.clip is None:
+        yield (
+            "judge.clip: the pocket world's dual encoder knows renders alone, and these people are photographs; expected "
+            "the folder of a CLIP, or its hub id"
+        )
 
 
 def _changes(profile: Profile) -> Iterator[str]:

@@ -47,6 +47,7 @@ def reproduce(profile: str, base: str | None = None, release: str | None = None)
         profiles.require_device(profile)  # and what does not fit in the settings is said before a base is downloaded
         profiles.enrol(profile, base, release)
         settings.load(profile)  # and on that base
+        profiles.require_judges(profile)
         prepare()
         return _dvc("repro", "--glob", f"*@{profile}")
 

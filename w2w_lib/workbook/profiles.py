@@ -50,6 +50,19 @@ def opening(profile: str) -> dict[str, Any]:
     return {"unet_dtype": base.dtype and getattr(torch, base.dtype), "variant": base.variant}
 
 
+def require_judges(profile: str) -> None:
+    """FileNotFoundError, before hours of a run, where the judges of faces and texts have no weights on this machine."""
+    if not (settled := settings.load(profile)).has("judge"):
+        return
+    from w2w_lib.evaluation.face_embedders import load_facenet
+    from w2w_lib.evaluation.text_score import ClipScorer
+
+    if settled.judge.face_embedder == "facenet":
+        load_facenet(settled.judge.face_weights)
+    if settled.judge.clip:
+        ClipScorer.load(settled.judge.clip)
+
+
 def require_device(profile: str) -> None:
     """ValueError for a profile that needs a GPU, on a machine without one."""
     import torch
