@@ -41,8 +41,8 @@ def conflicts(profile: Profile) -> list[str]:
 def _judges(profile: Profile) -> Iterator[str]:
     if profile.people.own and profile.judge.clip is None:
         yield (
-            "judge.clip: the pocket world's dual encoder knows renders alone, and these people are photographs; expected "
-            "the folder of a CLIP, or its hub id"
+            "judge.clip: the pocket world's dual encoder knows renders alone, and these are photographs; expected the "
+            "folder of a CLIP, or its hub id"
         )
 
 
