@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from ruamel.yaml import YAML
 from test_workbook import choose, edit, save_from_jupyter
 
+from w2w_lib.training.provenance import training_code
 from w2w_lib.workbook import paths, pipeline, provenance, publishing, runner, settings
 
 
@@ -165,13 +166,13 @@ def test_what_the_pipeline_did_not_make_is_not_published(own):
     assert "outputs/smoke/metrics/space.json is not what the pipeline made" in refusal()
 
 
-def test_weights_that_were_there_before_the_run_are_not_published(own):
-    notebook = own.notebook("02_finetune")
-    pretend_to_run(notebook, trained_in_this_run=29, models=30)
-    assert (
-        "02_finetune.ipynb: trained 29 of 30 models, the others were there already: `rm -r outputs/smoke" in refusal()
-    )
-    pretend_to_run(notebook, trained_in_this_run=30, models=30)
+def test_weights_by_other_code_are_not_published(own):
+    """Those of an interrupted run by the same code are, whichever part of it trained them."""
+    header = paths.outputs("smoke", "weights", "train", "header.json")
+    header.parent.mkdir(parents=True)
+    header.write_text(json.dumps({"code": "0" * 64, "made_with": {}}))
+    assert "02_finetune.ipynb: weights of train were trained by other code than the present: `rm -r" in refusal()
+    header.write_text(json.dumps({"code": training_code(), "made_with": {}}))
     publishing.publish("smoke")
 
 

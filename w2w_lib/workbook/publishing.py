@@ -13,6 +13,7 @@ from nbstripout import strip_output
 from w2w_lib.files.atomic import replacing, write_text
 from w2w_lib.files.regular import regular_file
 from w2w_lib.inputs import some
+from w2w_lib.training.provenance import training_code
 from w2w_lib.workbook import paths, settings
 from w2w_lib.workbook.provenance import dependencies, differences, locked, md5, sources, stage_of
 from w2w_lib.workbook.runner import code, code_cells, fingerprint, notebooks, read
@@ -93,12 +94,13 @@ def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: 
         files = [paths.outputs(profile, "notebooks", path.name), metrics]
         if by_hand := [paths.shown(file) for file in files if made.get(paths.shown(file)) != md5(file)]:
             return f"{some(by_hand)} is not what the pipeline made: {rerun}"
-    measured = _read_json(metrics, rerun)
-    trained, models = measured.get("trained_in_this_run"), measured.get("models", 0)
-    if trained is not None and trained < models:
-        kept = f"outputs/{profile}/weights"
-        again = f"`rm -r {kept}`, `uv run dvc repro --force {stage}@{profile}`"
-        return f"trained {trained} of {models} models, the others were there already: {again}, then `make publish`"
+    weights = f"outputs/{profile}/weights"
+    if weights in recorded.get(stage, ({}, {}))[1]:
+        if others := sorted(name for name, header in _training(profile).items() if header["code"] != training_code()):
+            again = f"`rm -r {weights}`, `uv run dvc repro --force {stage}@{profile}`"
+            return (
+                f"weights of {some(others)} were trained by other code than the present: {again}, then `make publish`"
+            )
     return None
 
 
