@@ -169,7 +169,7 @@ def test_what_the_pipeline_did_not_make_is_not_published(own):
 def test_weights_by_other_code_are_not_published(own):
     """Those of an interrupted run by the same code are, whichever part of it trained them."""
     header = paths.outputs("smoke", "weights", "train", "header.json")
-    header.parent.mkdir(parents=True)
+    header.parent.mkdir(parents=True, exist_ok=True)
     header.write_text(json.dumps({"code": "0" * 64, "made_with": {}}))
     assert "02_finetune.ipynb: weights of train were trained by other code than the present: `rm -r" in refusal()
     header.write_text(json.dumps({"code": training_code(), "made_with": {}}))
