@@ -429,3 +429,10 @@ def test_components_in_bf16(release, base, tmp_path):
     assert 0 < ((change - rounded).norm() / change.norm()).item() < 2**-8
     with pytest.raises(ValueError, match=r"dtype torch\.float16: expected one of"):
         import_release(folder, tmp_path / "out", 20, base, dtype=torch.float16)
+
+
+def test_weights_of_another_shape_are_named_before_they_are_projected(release, theirs, base, tmp_path):
+    path = theirs / files.ALL_WEIGHTS
+    path.parent.mkdir(parents=True)
+    torch.save(torch.zeros(MODELS, 7), path)
+    refusal(theirs, tmp_path / "out", base, r"all_weights.pt in .* of shape \(300, 7\); expected", components=40)

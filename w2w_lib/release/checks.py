@@ -99,8 +99,7 @@ def check_rows(folder: Path, space: WeightSpace) -> list[str]:
     if weights.shape != (models := len(space.ids), space.layout.dimension):
         raise refused(folder, ALL_WEIGHTS, f"of shape {tuple(weights.shape)}", f"({models}, {space.layout.dimension})")
     rows = min(COMPARED, models)
-    known = space.truncated(space.known)
-    found, published = known.project(weights[:rows].clone()), space.coefficients[:rows]
+    found, published = space.project(weights[:rows].clone()), space.coefficients[:rows]
     off = ((found - published).norm(dim=1) / published.norm(dim=1)).tolist()
     if wrong := [f"{row} ({share:.0%})" for row, share in enumerate(off) if not share < SAME]:
         raise refused(
@@ -111,7 +110,7 @@ def check_rows(folder: Path, space: WeightSpace) -> list[str]:
         )
     told = [f"z(all_weights[:{rows}]) V = coefficients within {max(off):.1e} of their length"]
     if (space.scale < 0).any():
-        unsigned = replace(known, scale=space.scale.abs()).project(weights[:rows].clone())
+        unsigned = replace(space, scale=space.scale.abs()).project(weights[:rows].clone())
         share = float(((unsigned - found) * (published - found)).sum() / (unsigned - found).square().sum())
         if share > FITS_BETTER:
             what = f"its coefficients follow from {STD} without signs ({share:.2f} of the difference)"

@@ -86,22 +86,21 @@ def import_release(
     recorded = {name: {"bytes": path.stat().st_size, "sha256": checksum(path)} for name, path in files.items()}
     rows = _first_columns(files[BASIS], components, dtype)
     checks.check_components(source, rows)
-    deviations, how = None, "of the coefficients"
-    if components > known:
-        deviations, how = component_deviations(source, mean, std, rows, coefficients)
     space = WeightSpace(
         layout=layout,
         ids=list(labels.index),
         mean=mean,
-        components=rows,
+        components=rows[:known],
         coefficients=coefficients,
         total_variance=float(max(layout.dimension, coefficients.var(0).sum())),
         rows=digest([recorded[name]["sha256"] for name in sorted(recorded)]),
         solver=SOLVER,
         scale=std,
-        component_std=deviations,
     )
-    compared = checks.check_rows(source, space)
+    compared, how = checks.check_rows(source, space), "of the coefficients"
+    if components > known:
+        deviations, how = component_deviations(source, space, rows)
+        space = replace(space, components=rows, component_std=deviations)
     if compared:
         recorded[ALL_WEIGHTS] = {"bytes": (source / ALL_WEIGHTS).stat().st_size}  # of 26 GB: only its first rows
     record = {
@@ -117,7 +116,7 @@ def import_release(
         "not checked": [] if compared else [f"order of rows and sign of std: {ALL_WEIGHTS} is not there"],
     }
     _write(out, space, labels, record)
-    del space, rows, coefficients, deviations
+    del space, rows, coefficients
     return open_import(out)[0]
 
 
