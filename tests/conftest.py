@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from w2w_lib.workbook import paths, runner
 
-pytest_plugins = ["shapes", "planted", "tiny_fleet", "people_folder", "base_folder", "own_settings"]
+pytest_plugins = ["shapes", "planted", "tiny_fleet", "people_folder", "base_folder", "own_settings", "small_release"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
