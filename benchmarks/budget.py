@@ -53,9 +53,10 @@ def gigabytes(profile: Profile) -> tuple[float, float]:
         written += 4 * profile.release.components * (RELEASE_WIDTH + RELEASE_MODELS) / 1e9
     if profile.has("people"):
         sets = profile.people.sets
-        people, again = sets.train + sets.heldout, profile.finetune.evaluate.again
-        written += people * sets.views * sets.size**2 * 3 / 1e9  # pictures
-        models = people + len(again) * profile.finetune.evaluate.people + profile.space.components
+        apart, again = sets.val + sets.heldout, profile.finetune.evaluate.again
+        people = sets.train + apart
+        written += (people * sets.views + apart * sets.unseen) * sets.size**2 * 3 / 1e9  # pictures
+        models = people + len(again) * profile.finetune.evaluate.people + max(profile.space.counts)
         written += 4 * RELEASE_WIDTH * models / 1e9
     return downloads, downloads - ENVIRONMENT_GB["downloads"] + ENVIRONMENT_GB["disk"] + 2 * written
 

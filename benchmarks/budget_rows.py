@@ -63,20 +63,21 @@ def own_people(profile: Profile) -> bool:
 
 
 def finetune(profile: Profile) -> Passes:
-    """02: the fleet of all people, and its evaluation on held-out ones."""
+    """02: the fleet of all people, choices on val ones, and its evaluation on held-out ones."""
     f, e, sets = profile.finetune, profile.finetune.evaluate, profile.people.sets
-    everybody, few, each = sets.train + sets.heldout, e.sweep_people, e.people * e.images
+    everybody, few, each = sets.train + sets.val + sets.heldout, e.sweep_people, e.people * e.images
     sizes = [size for size in e.timed_sizes if size <= f.fleet_size]
     again = sum(fine_tuned(e.people, f, **change) for change in trainings(e.again))
     sweep = sum(fine_tuned(few, f, **change) for change in trainings(e.sweep))
     painted = e.watched * (1 + len(e.watched_at)) * e.images + each * (2 + len(e.again))
-    painted += 3 * few * e.class_images + few * min(e.sweep_images, e.images) * (len(e.sweep) + 1)
+    painted += 3 * few * e.class_images + few * min(e.sweep_images, e.images) * (len(e.sweep) + 2)
     return (
-        class_pictures(f)
+        class_pictures(f)  # for the plain prompt
+        + class_pictures(f)  # and in contexts
         + Passes(encoded=everybody * sets.views)
         + fine_tuned(2 * min(4, sets.train), f, "exact", steps=e.check_steps)
         + fine_tuned(sum(sizes) + f.fleet_size, f, steps=e.timed_steps)
-        + fine_tuned(3 + len(e.again), f, steps=1)  # what a step takes of the memory
+        + fine_tuned(4 + len(e.again), f, steps=1)  # what a step takes of the memory
         + fine_tuned(e.watched + everybody, f)
         + again
         + fine_tuned(few, f, prior_weight=0.0 if f.recipe.prior_weight else 1.0)
@@ -93,10 +94,10 @@ def trainings(changes) -> list[dict]:
 
 
 def space(profile: Profile) -> Passes:
-    """03: sampled people, their neighbours, people outside the space, held-out ones with some components."""
-    s = profile.space
-    levels = len({min(m, s.components) for m in s.counts}) + 2
-    return pictures((2 * s.samples + min(s.pictured, s.samples) + levels * s.heldout) * s.images, s.sampling)
+    """03: val people with some components, sampled people and two controls, neighbours, held-out and training ones."""
+    s, most = profile.space, profile.people.sets.train - 1
+    models = s.val * len({min(m, most) for m in s.counts}) + 3 * s.samples + min(s.pictured, s.samples)
+    return pictures((models + 3 * s.heldout + 1) * s.images, s.sampling)
 
 
 def edit(profile: Profile) -> Passes:

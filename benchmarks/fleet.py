@@ -44,6 +44,7 @@ from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.memory import halved_fleet
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import profiles
+from w2w_lib.workbook.lifetime import ends_together
 
 REPEATS = 3  # of every way's timing
 VIEWS = 8
@@ -217,6 +218,7 @@ def _join(barrier: Barrier, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+@ends_together()
 def main(
     base: Annotated[str, typer.Option(help="Folder or hub id of the base model; by default the pocket base.")] = "",
     random_sd15: Annotated[bool, typer.Option(help="Stable Diffusion 1.5's architecture with random weights.")] = False,

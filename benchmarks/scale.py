@@ -32,6 +32,7 @@ from w2w_lib.lora.layout import AdapterLayout, Factor
 from w2w_lib.space.controls import independent_columns
 from w2w_lib.space.weight_space import WeightSpace
 from w2w_lib.training.weights_dataset import WeightsDataset
+from w2w_lib.workbook.lifetime import ends_together
 
 GIGABYTE = 2**30
 MODELS, NUMBERS, OUT = [1_000, 8_000, 65_000], [4_096, 99_648], Path(__file__).with_suffix(".json")
@@ -181,6 +182,7 @@ def measure_all(sizes: list[Size]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+@ends_together()
 def main(
     models: Annotated[list[int], typer.Option(help="Numbers of models.")] = MODELS,
     numbers: Annotated[list[int], typer.Option(help="Numbers of each.")] = NUMBERS,

@@ -5,8 +5,9 @@ import pytest
 import torch
 from planted import people_in_caps
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
 
-from w2w_lib.evaluation.attributes import AttributeClassifier, train_attribute_classifier, varying
+from w2w_lib.evaluation.attributes import AttributeClassifier, mean_auc, train_attribute_classifier, varying
 from w2w_lib.people.people_set import People
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.workbook import paths
@@ -83,3 +84,12 @@ def test_files_that_are_no_classifier(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="expected an attribute classifier; train it anew"):
         AttributeClassifier.load(path)
+
+
+def test_the_mean_auc_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(size=(50, 4)).round(1), rng.random((50, 4)) < 0.3
+    labels[:, 3] = True
+    expected = np.mean([roc_auc_score(labels[:, k], scores[:, k]) for k in range(3)])
+    assert mean_auc(scores, labels) == pytest.approx(expected)
+    assert np.isnan(mean_auc(scores[:, 3:], labels[:, 3:]))

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from tiny_base import tiny_pipeline
 
 from w2w_lib.pocket.codec import PatchCodec, fit_patch_codec
-from w2w_lib.pocket.codec_training import refine_codec
+from w2w_lib.pocket.codec_training import fine_detail, refine_codec
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,27 @@ def test_neighbours_help_the_decoder(pictures):
     assert ((wide - pictures) ** 2).mean() < ((alone - patches_of(pictures)) ** 2).mean()
 
 
-def discs(count):
+def discs(count, side=32):
     """Pictures of one bright disc each: sharp edges that a linear code of few numbers must blur."""
-    rng = np.random.default_rng(5)
-    y, x = np.mgrid[:32, :32]
+    rng, scale = np.random.default_rng(5), side / 32
+    y, x = np.mgrid[:side, :side] / scale
     centre, radius = rng.uniform(10, 22, (count, 2, 1, 1)), rng.uniform(4, 9, (count, 1, 1))
     inside = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 < radius**2
     return torch.from_numpy(np.repeat(inside[:, None] * 255, 3, 1).astype(np.uint8))
+
+
+def test_fine_detail_is_the_size_of_differences_wherever_they_are_in_a_window():
+    stripes = 0.1 * (-1) ** torch.arange(32.0).expand(1, 3, 32, 32)
+    along_rows, along_columns, curved_rows, curved_columns = fine_detail(stripes)
+    for found, expected in ((along_rows, 0.2), (curved_rows, 0.4), (along_columns, 0.0), (curved_columns, 0.0)):
+        torch.testing.assert_close(found, torch.full_like(found, expected), atol=4e-3, rtol=0)
+    moved, blurred = stripes.roll(1, -1), torch.zeros_like(stripes)
+    assert (moved - stripes).abs().mean() > (blurred - stripes).abs().mean()  # the pixels' distance prefers the blur
+    there = fine_detail(stripes)
+    same, less = (
+        [(a - b).abs().mean() for a, b in zip(fine_detail(one), there, strict=True)] for one in (moved, blurred)
+    )
+    assert max(same) < 1e-6 and min(less[0], less[2]) > 0.1
 
 
 @pytest.mark.slow
@@ -78,7 +92,7 @@ def test_the_refiner_adds_what_the_linear_decoder_blurs(tmp_path):
     images = pixels / 127.5 - 1
     linear = fit_patch_codec(images, 6)
     latents = linear.encoder(images).detach()
-    options = {"channels": (32, 16), "batch_size": 32, "learning_rate": 3e-3, "noise": 0.05}
+    options = {"channels": (32, 16), "batch_size": 32, "learning_rate": 3e-3, "noise": 0.05, "perceptual": 0.0}
     refined = refine_codec(linear, pixels[:500], latents[:500], tmp_path, steps=250, **options)
     with torch.no_grad():
         before, after = (codec.decode(latents[500:]).sample for codec in (linear, refined))
@@ -87,11 +101,11 @@ def test_the_refiner_adds_what_the_linear_decoder_blurs(tmp_path):
 
 
 def test_refining_resumes_and_starts_as_the_linear_decoder(tmp_path, unchecked):
-    pixels = discs(20)
-    linear = fit_patch_codec(pixels / 127.5 - 1, 6)
+    pixels = discs(20, 64)
+    linear = fit_patch_codec(pixels / 127.5 - 1, 6, patch=16)
     latents = linear.encoder(pixels / 127.5 - 1).detach()
-    options = {"channels": (16, 16), "batch_size": 4, "steps": 4, "checkpoint_every": 2}
-    untrained = PatchCodec(**{**linear.config, "refiner_channels": (16, 16)})
+    options = {"channels": (16, 32, 16), "batch_size": 4, "steps": 4, "checkpoint_every": 2}
+    untrained = PatchCodec(**{**linear.config, "refiner_channels": (16, 32, 16)})
     untrained.load_state_dict(linear.state_dict(), strict=False)
     torch.testing.assert_close(untrained.decode(latents).sample, linear.decode(latents).sample)
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
@@ -119,10 +133,12 @@ class StopAfter:
         return self.pixels[rows]
 
 
-def test_codec_travels_in_a_pipeline(pictures, tmp_path):
+@pytest.mark.parametrize("patch", [8, 16])
+def test_codec_travels_in_a_pipeline(pictures, tmp_path, patch):
     pipeline = tiny_pipeline()
-    pipeline.register_modules(vae=fit_patch_codec(pictures, 4))
+    pipeline.register_modules(vae=fit_patch_codec(pictures, 4, patch=patch))
     pipeline.save_pretrained(tmp_path / "base")
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None, low_cpu_mem_usage=False)
     assert type(loaded.vae) is PatchCodec
+    assert loaded.vae_scale_factor == patch
     np.testing.assert_array_equal(encoded(loaded.vae, pictures), encoded(pipeline.vae, pictures))

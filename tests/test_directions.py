@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.space.direction_methods import LOGIT_VARIANCE, METHODS
 from w2w_lib.space.directions import Direction, fit_directions, load_directions, save_directions, separation
+from w2w_lib.space.method_names import NAMES
 from w2w_lib.space.weight_space import WeightSpace
 
 
@@ -90,6 +91,10 @@ def test_logistic_directions_minimise_the_penalised_loss(space, labels):
 
         normal = minimize(loss, np.zeros(PCS + 1)).x[1:]
         np.testing.assert_allclose(direction.score, normal / np.linalg.norm(normal), atol=1e-3)
+
+
+def test_every_method_has_its_name():
+    assert tuple(METHODS) == NAMES
 
 
 @pytest.mark.parametrize("method", METHODS)

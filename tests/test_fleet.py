@@ -18,9 +18,9 @@ from w2w_lib.lora.initialisation import INITIALISATIONS
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models import precision
 from w2w_lib.models.base import open_base
-from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.denoising import denoising_loss, draw_rows, stream
 from w2w_lib.models.fingerprint import fingerprint
-from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
+from w2w_lib.models.prompts import encode_prompts
 from w2w_lib.training.fleet import Fleet
 from w2w_lib.training.recipe import FleetRecipe
 
@@ -54,8 +54,14 @@ def test_each_row_has_its_own_adapter_as_in_peft(pipeline, any_layout, tmp_path)
     torch.testing.assert_close(pipeline.unet(x, t, text).sample, before, rtol=0, atol=0)
 
 
-def train_with_peft(pipeline, layout, latents, prior, identity, initial, recipe=RECIPE):
+def train_with_peft(pipeline, layout, latents, prior, identity, initial, recipe=RECIPE, contexts=(None, None)):
     """DreamBooth as PEFT's users write it: one model, one loop."""
+    own, of_class = contexts
+    prompts = [f"a photo of sks person, {c}" if c else "sks person" for c in own or [""] * len(latents)]
+    class_prompts = [f"a photo of person, {c}" for c in of_class] if of_class else ["person"] * len(prior)
+    signal = pipeline.scheduler.alphas_cumprod
+    snr = signal / (1 - signal)
+    weights = snr.clamp(max=recipe.min_snr) / (snr + 1) if recipe.min_snr else torch.ones_like(snr)
     config = LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.targets))
     model = get_peft_model(copy.deepcopy(pipeline.unet), config)
     initial = layout.unflatten(initial[None])
@@ -73,17 +79,17 @@ def train_with_peft(pipeline, layout, latents, prior, identity, initial, recipe=
     )
     schedule = get_linear_schedule_with_warmup(optimizer, 0, recipe.steps)
     rng = stream(recipe.seed, identity)
-    texts = [encode_prompts(pipeline, [p]) for p in (INSTANCE_PROMPT, CLASS_PROMPT)]
     norms = []
     for _ in range(recipe.steps):
         loss = 0
-        for source, count, text, weight in (
-            (latents, recipe.instance_batch, texts[0], 1.0),
-            (prior, recipe.prior_batch, texts[1], recipe.prior_weight),
+        for source, count, said, weight in (
+            (latents, recipe.instance_batch, prompts, 1.0),
+            (prior, recipe.prior_batch, class_prompts, recipe.prior_weight),
         ):
-            batch = draw(rng, source, count, recipe.timesteps)
-            text = text.expand(count, -1, -1)
-            loss = loss + weight * denoising_loss(model, pipeline.scheduler, *batch, text).mean()
+            rows, noise, timesteps = draw_rows(rng, source, count, recipe.timesteps, recipe.timestep_density)
+            text = encode_prompts(pipeline, [said[row] for row in rows])
+            losses = denoising_loss(model, pipeline.scheduler, source[rows], noise, timesteps, text)
+            loss = loss + weight * (weights[timesteps] * losses).mean()
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm))
@@ -94,7 +100,7 @@ def train_with_peft(pipeline, layout, latents, prior, identity, initial, recipe=
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "lr_ratio"), [*zip(INITIALISATIONS, (1.0, 8.0, 8.0), strict=True)])
+@pytest.mark.parametrize(("kind", "lr_ratio"), [*zip(INITIALISATIONS, (1.0, 8.0, 8.0, 8.0), strict=True)])
 def test_fleet_equals_peft_alone_and_together(pipeline, any_layout, images, prior, kind, lr_ratio):
     recipe = replace(RECIPE, initialisation=kind, lr_ratio=lr_ratio, learning_rate=RECIPE.learning_rate / lr_ratio)
     fleet = Fleet(pipeline, any_layout, recipe, prior)
@@ -107,6 +113,44 @@ def test_fleet_equals_peft_alone_and_together(pipeline, any_layout, images, prio
         assert moved > 0.1
         for other in (alone[0], together[i], backwards[-1 - i]):
             assert (other - sequential).norm() < WITHIN * moved
+
+
+CONTEXTS = {"person-0": ["smiling", "woman", "man", "smiling"], "person-1": ["smiling woman", "", "man", "photo"]}
+PRIOR_CONTEXTS = ["man", "woman", "smiling", "smiling", "photo", "of"]
+
+
+@pytest.mark.slow
+def test_a_fleet_with_contexts_equals_peft(pipeline, layout, images, prior):
+    recipe = replace(RECIPE, instance_prompt="context", timestep_density="logit_normal", min_snr=2.0)
+    fleet = Fleet(pipeline, layout, recipe, prior, contexts=CONTEXTS, prior_contexts=PRIOR_CONTEXTS)
+    together, _ = fleet.train(images)
+    plain, _ = Fleet(pipeline, layout, replace(recipe, instance_prompt="plain"), prior, contexts=CONTEXTS).train(images)
+    for i, (identity, latents) in enumerate(images.items()):
+        named = CONTEXTS.get(identity), PRIOR_CONTEXTS
+        sequential = train_with_peft(pipeline, layout, latents, prior, identity, fleet.initial, recipe, named)
+        moved = (sequential - fleet.initial).norm()
+        assert (together[i] - sequential).norm() < WITHIN * moved
+        assert (plain[i] - sequential).norm() > 0.05 * moved
+
+
+def test_rows_of_other_prompts_are_not_taken_for_finished(pipeline, layout, images, prior, tmp_path):
+    recipe = replace(RECIPE, steps=1, instance_prompt="context")
+    made = partial(Fleet, pipeline, layout, recipe, prior)
+    fleet, seen = made(contexts=CONTEXTS, prior_contexts=PRIOR_CONTEXTS), {"person-0": "pictures"}
+    dataset = fleet.dataset(tmp_path)
+    fleet.train_all(images, dataset, pictures=seen)
+    fleet.train_all(images, dataset, pictures=seen)
+    learned = dataset.pictures()
+    assert len(learned["person-0"]) == len(learned["person-1"]) == 16 and learned["person-2"] is None
+    others = CONTEXTS | {"person-1": ["man"] * 4}
+    with pytest.raises(ValueError, match="1 finished people, person-1, learned other pictures"):
+        made(contexts=others, prior_contexts=PRIOR_CONTEXTS).train_all(images, dataset, pictures=seen)
+    with pytest.raises(ValueError, match=r"another fine-tuning recipe .*class_prompts"):
+        made(contexts=CONTEXTS, prior_contexts=PRIOR_CONTEXTS[::-1]).dataset(tmp_path)
+    with pytest.raises(ValueError, match="person-0: 3 contexts for 4 pictures; expected one for each"):
+        made(contexts={"person-0": ["man"] * 3}).train(images)
+    with pytest.raises(ValueError, match="2 contexts for 6 class pictures: expected one for each"):
+        made(prior_contexts=["man", "woman"])
 
 
 @pytest.mark.slow
@@ -184,7 +228,11 @@ def test_rows_that_learned_other_pictures_are_not_taken_for_finished(pipeline, l
         ({"timesteps": ("0", "10")}, "timesteps.0: Input should be a valid integer, found '0'"),
         ({"timesteps": (0, 1001)}, "timesteps.1: Input should be less than or equal to 1000"),
         ({"lr_scheduler": "liner"}, "lr_scheduler: Input should be 'constant', 'linear'.*found 'liner'"),
-        ({"initialisation": "zero"}, "initialisation: Input should be 'random', 'variance' or 'contrast'"),
+        (
+            {"initialisation": "zero"},
+            "initialisation: Input should be 'random', 'variance', 'contrast' or",
+        ),
+        ({"seed": 2**32}, "seed: Input should be less than or equal to 4294967295"),
         ({"stepz": 5}, "no setting 'stepz', did you mean 'steps'"),
     ],
 )
@@ -282,7 +330,6 @@ def test_what_cannot_be_trained_is_refused_before_anything_happens(
         ((pipeline, RECIPE, layout), "layout: expected AdapterLayout, found FleetRecipe"),
         ((pipeline, layout, RECIPE.to_dict()), "recipe: expected FleetRecipe, found dict"),
         ((pipeline, replace(layout, base="f" * 16), RECIPE), "the layout is of base f{16}, this pipeline is base "),
-        ((pipeline, layout, replace(RECIPE, seed=2**70)), "seed: expected a whole number of at least 0 and at most "),
     ):
         with pytest.raises(ValueError, match=said):
             Fleet(*wrong, prior)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from w2w_lib.evaluation.intervals import Interval, over_people, share_of
+from w2w_lib.evaluation.intervals import Interval, over_people, pseudo_values, share_of
 
 
 def test_the_interval_of_a_mean_is_the_normal_one():
@@ -26,6 +26,16 @@ def test_people_of_a_pair_are_drawn_together():
     with pytest.raises(ValueError, match="the same people in each group"):
         over_people(before, before[1:])
     assert np.isnan(over_people(before[:1]).low)
+
+
+def test_pseudo_values_of_a_mean_are_the_groups_means_and_remove_the_bias_of_a_variance():
+    values = np.random.default_rng(3).normal(size=24)
+    of_mean = pseudo_values(24, lambda rows: values[rows].mean(keepdims=True), groups=6)
+    np.testing.assert_allclose(of_mean[:, 0], [values[k::6].mean() for k in range(6)])
+    of_variance = pseudo_values(24, lambda rows: values[rows].var(), groups=24)
+    assert of_variance.mean() == pytest.approx(values.var(ddof=1))
+    with pytest.raises(ValueError, match="2 people in 3 groups"):
+        pseudo_values(2, lambda rows: rows, groups=3)
 
 
 def test_wilsons_interval_of_a_share():

@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.identity import verification_auc
-from w2w_lib.evaluation.lineup import Judged, Lineup, among_themselves, compared
+from w2w_lib.evaluation.lineup import Judged, Lineup, among_themselves, compared, first_as_good
 
 DIM, VIEWS, SHOTS = 6, 3, 2
 
@@ -104,3 +104,8 @@ def test_models_of_nobody_are_compared_among_themselves():
     assert judged.auc(np.arange(6), np.arange(0)) == pytest.approx(verification_auc(first, names, rest, names))
     with pytest.raises(ValueError, match="expected at least 2"):
         among_themselves(faces[:, :1], np.ones((6, 1), bool))
+
+
+def test_the_first_method_that_is_as_good_as_the_last_is_chosen(lineup):
+    bad, good, best = (judged_from(lineup, lineup.ids, 9, noise) for noise in (5.0, 0.2, 0.2))
+    assert first_as_good({"bad": bad, "good": good, "best": best}) == "good"

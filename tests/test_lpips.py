@@ -1,4 +1,4 @@
-"""LPIPS against torchvision's AlexNet and the published formula."""
+"""LPIPS against torchvision's AlexNet and the published formula, and what a codec's pictures are measured by."""
 
 import io
 import pickle
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.models import alexnet
 
+from w2w_lib.evaluation.codec_quality import decoded_quality, sharpness
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.evaluation.lpips_weights import ArraysOnly
 
@@ -72,3 +73,19 @@ def test_weights_are_read_from_arrays_alone():
     np.testing.assert_array_equal(ArraysOnly(io.BytesIO(content)).load()["kernel"], arrays["kernel"])
     with pytest.raises(pickle.UnpicklingError, match="print"):
         ArraysOnly(io.BytesIO(pickle.dumps(print))).load()
+
+
+def test_quality_of_decoded_pictures(pictures):
+    images = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    assert decoded_quality(images, images) == {"codec_l1": 0, "codec_lpips": 0, "codec_sharpness": 1}
+    halved = (images // 2 + 64).astype(np.uint8)  # half the contrast: a quarter of the variance
+    found = decoded_quality(images, halved)
+    assert found["codec_sharpness"] == pytest.approx(0.25, abs=0.03)
+    assert found["codec_l1"] == pytest.approx(np.abs(images / 127.5 - halved / 127.5).mean())
+    assert found["codec_lpips"] > 0
+
+
+def test_sharpness_of_a_line():
+    line = np.zeros((1, 40, 40, 3), np.uint8)
+    line[:, :, 20] = 255  # a Laplacian of 1, -2, 1 in three columns of 40
+    assert sharpness(line) == pytest.approx([6 / 40])

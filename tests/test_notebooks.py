@@ -1,6 +1,7 @@
 """The notebooks' form, and what their stages depend on."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from statistics import median
 
 import pytest
 
+from w2w_lib.evaluation import lpips
 from w2w_lib.workbook import modules, paths, provenance, runner
 
 MEDIAN, MOST = 6, 25  # lines of a code cell, blank ones not counted
@@ -50,6 +52,18 @@ def test_a_stage_depends_on_all_that_its_notebook_loads(path):
     assert {file for file in files if file.name != "__init__.py"} <= known | apart
     stage, listing = provenance.stage_of(path), paths.shown(runner.listing(path).with_suffix(runner.MODULES))
     assert listing in provenance.dependencies(stage, "smoke")
+
+
+def test_a_stage_that_measures_lpips_depends_on_its_weights(path):
+    listed = provenance.dependencies(provenance.stage_of(path), "smoke")
+    reached = {name.partition(": ")[0] for name in modules.hashes(runner.code(runner.read(path)))}
+    assert (paths.shown(Path(lpips.__file__)) in reached) == (paths.shown(lpips.WEIGHTS.parent) in listed)
+
+
+def test_only_the_workbook_imports_the_workbook():
+    for file in paths.PACKAGE.rglob("*.py"):
+        found = re.search(r"^\s*(from|import) w2w_lib\.workbook", file.read_text(encoding="utf-8"), re.M)
+        assert not found or file.is_relative_to(paths.PACKAGE / "workbook")
 
 
 def test_a_module_counts_for_those_that_reach_it_and_an_artefact_for_those_that_open_it():

@@ -18,6 +18,7 @@ from w2w_lib.people.people_set import People, identity_name, person_index
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import sample_person
 from w2w_lib.people.rendered.population import render_population
+from w2w_lib.people.rendered.view import sample_view
 
 
 def people(count: int = 3, pictures: int = 2, size: int = 16) -> People:
@@ -54,6 +55,27 @@ def test_rendered_people_are_the_populations():
         People.render("tests", 0, 2)
     with pytest.raises(ValueError, match=r"1000000000 people: their pictures take 768 GB; expected at most"):
         People.render("tests", 10**9, 1, 16)
+
+
+def test_later_views_and_what_they_show():
+    early, late = (People.render("tests", 1, 2, 16, first_view=first) for first in (0, 1))
+    np.testing.assert_array_equal(late.images[0], early.images[1])
+    view = sample_view("tests", 0, 2)
+    said = f"{view.pose}, {view.light}, {view.expression}, on a {view.background} background, wearing {view.shirt}"
+    assert late.contexts()["tests-00000"] == [early.contexts()["tests-00000"][1], said]
+    assert people().contexts() == {}
+
+
+def test_pictures_are_kept_apart():
+    ids = ["ann"] * 5 + ["bob"] + ["eve"] * 2
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    shown = People(images, pd.DataFrame({"id": ids}), pd.DataFrame(index=["ann", "bob", "eve"]))
+    kept, apart = ([part.of(i)[:, 0, 0, 0].tolist() for i in shown.ids] for part in shown.parted(3))
+    assert kept == [[0, 1, 2], [5], [6]] and apart == [[3, 4], [5], [7]]
+    some = shown.only(["eve", "ann"])
+    assert some.ids == ["eve", "ann"] and some.images[:, 0, 0, 0].tolist() == [6, 7, 0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="unknown identity 'adam'"):
+        shown.only(["adam"])
 
 
 def test_of_somebody_who_is_not_there(unchecked):
@@ -151,7 +173,7 @@ def test_people_without_labels_come_back(tmp_path):
 
 def test_a_set_has_a_folder_and_comes_from_a_source(tmp_path, unchecked):
     (tmp_path / "file").write_text("mine")
-    for path, said in (("file", "a file has this place"), ("file/set", "a file has this place"), ("\0", "is no path")):
+    for path, said in (("file", "cannot be made"), ("file/set", "cannot be made"), ("\0", "is no path")):
         with pytest.raises(ValueError, match=said):
             people().save(tmp_path / path)
     for wrong in (None, b"set", np.zeros((99, 99)), "~nobody-of-this-name/set"):
@@ -225,21 +247,23 @@ def test_spoilt_sets_are_refused_in_a_line(tmp_path, kind, said, unchecked):
 def test_a_recipe_renders():
     recipe = PeopleRecipe(train=1, heldout=1, views=1, size=16)
     np.testing.assert_array_equal(recipe.load("train").images, People.render("train", 1, 1, 16).images)
-    assert recipe.load("heldout").ids == ["heldout-00000"]
+    assert recipe.load("heldout").ids == recipe.load("heldout_unseen").ids == ["heldout-00000"]
+    np.testing.assert_array_equal(recipe.load("val_unseen").images, People.render("val", 20, 4, 16, 1).images)
     with pytest.raises(ValueError, match="no split 'helout', did you mean 'heldout'"):
         recipe.load("helout")
 
 
 def test_a_folder_more_changes_the_held_out_people_by_one_at_most(tmp_path):
-    recipe = PeopleRecipe(train=100, heldout=4, views=1, size=16, source=tmp_path)
+    recipe = PeopleRecipe(train=100, heldout=4, views=1, size=16, source=tmp_path, val=2)
 
     def heldout(names):
         write_folder(tmp_path, names)
-        train, apart = (recipe.load(split).ids for split in ("train", "heldout"))
-        assert len(apart) == 4 and not set(train) & set(apart) and len(train) + len(apart) == len([*tmp_path.iterdir()])
+        train, val, apart = (recipe.load(split).ids for split in ("train", "val", "heldout"))
+        assert len(apart) == 4 and len(val) == 2
+        assert sorted([*train, *val, *apart]) == sorted(path.name for path in tmp_path.iterdir())
         return set(apart)
 
-    with pytest.raises(ValueError, match="has 4 identities; expected at least 5, as 4 are held out"):
+    with pytest.raises(ValueError, match="has 4 identities; expected at least 7, as 4 are held out and 2 are in val"):
         heldout([f"o{k}" for k in range(4)])
     kept = [heldout([f"p{k}" for k in range(12)])] + [heldout([f"newcomer-{k}"]) for k in range(8)]
     assert all(len(before - after) <= 1 for before, after in pairwise(kept)) and kept[0] != kept[-1]

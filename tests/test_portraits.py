@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from w2w_lib.evaluation.faces import FALLBACK_BOX, detect_faces
-from w2w_lib.evaluation.identity import consistency
 from w2w_lib.evaluation.portraits import crop_photo, head_mask, portraits, prompts_with_seeds
 from w2w_lib.models.sampling import Sampling, generate
 
@@ -56,13 +55,6 @@ def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, we
     # The four steps are at 999, 749, 499 and 249.
     np.testing.assert_array_equal(paint(748), paint(499))
     assert (paint(749) != paint(748)).any() and (paint(499) != paint(498)).any()
-
-
-def test_consistency_of_planted_embeddings():
-    rng = np.random.default_rng(0)
-    people = rng.normal(size=(40, 1, 16))
-    assert consistency(people + 0.1 * rng.normal(size=(40, 3, 16))) == 1
-    assert abs(consistency(rng.normal(size=(40, 3, 16))) - 0.5) < 0.1
 
 
 def test_crop_puts_the_face_where_portraits_have_it():

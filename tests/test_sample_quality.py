@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
 from scipy.stats import ortho_group
 from tiny_base import tiny_pipeline
 
 from w2w_lib.evaluation.base_quality import frechet_distance, precision_recall, shuffle_patches
-from w2w_lib.evaluation.sample_quality import comparison_sets, sample_quality
+from w2w_lib.evaluation.sample_quality import comparison_sets, nearest_cosines, sample_quality
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.people.people_set import People
 
@@ -38,10 +39,10 @@ def test_precision_and_recall_on_toy_clouds():
     real = np.concatenate([rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 20])  # two clusters
     same = np.concatenate([rng.normal(size=(200, 2)), rng.normal(size=(200, 2)) + 20])
     one_cluster, elsewhere = rng.normal(size=(400, 2)), rng.normal(size=(400, 2)) - 50
-    assert min(precision_recall(real, same)) > 0.9
+    assert min(share.value for share in precision_recall(real, same)) > 0.9
     precision, recall = precision_recall(real, one_cluster)
-    assert precision > 0.9 and recall == pytest.approx(0.5, abs=0.06)  # faithful, but half is missing
-    assert precision_recall(real, elsewhere) == (0, 0)
+    assert precision.value > 0.9 and recall.low < 0.5 < recall.high  # faithful, but half is missing
+    assert [share.value for share in precision_recall(real, elsewhere)] == [0, 0]
 
 
 def test_shuffled_patches_are_the_same_patches():
@@ -65,7 +66,7 @@ def test_sample_quality_is_a_table_of_both(unchecked):
     }
     table = sample_quality(faces)
     assert list(table.index) == ["same", "far"] and list(table) == ["Fréchet", "precision", "recall"]
-    assert table.loc["far", "precision"] == 0 and table.loc["same", "recall"] > 0.8
+    assert table.loc["far", "precision"].value == 0 and table.loc["same", "recall"].value > 0.8
     assert table.loc["far", "Fréchet"] == pytest.approx(2 * 50**2, rel=0.05)
     with pytest.raises(ValueError, match="no set 'render', did you mean 'renders'"):
         sample_quality(faces, "render")
@@ -93,3 +94,11 @@ def test_pictures_that_cannot_be_shuffled(unchecked):
     for shape in ((1, 64, 60, 3), (1, 60, 60, 3)):
         with pytest.raises(ValueError, match="squares whose side is a multiple of 8"):
             shuffle_patches(np.zeros(shape, np.uint8), 0)
+
+
+def test_the_nearest_known_face_is_scipys(unchecked):
+    rng = np.random.default_rng(0)
+    faces, known = rng.normal(size=(5, 3, 8)), rng.normal(size=(20, 8))
+    np.testing.assert_allclose(nearest_cosines(faces, known), 1 - cdist(faces.mean(1), known, "cosine").min(1))
+    copies = np.repeat(known[:5, None], 3, axis=1)
+    np.testing.assert_allclose(nearest_cosines(copies, known), 1)

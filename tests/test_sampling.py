@@ -55,7 +55,7 @@ def test_seeds_and_bases_that_are_none_are_refused(pipeline, unchecked):
                 use(wrong)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, float("nan"), float("inf"), "1", None, True])
 def test_seeds_that_are_none_are_refused(pipeline, seed, unchecked):
     with pytest.raises(ValueError, match="seed"):
         seed_noise(pipeline, [seed])
@@ -67,7 +67,7 @@ def test_seeds_of_any_kind_are_one_stream(pipeline, unchecked):
     expected = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))
     for seeds in ([2], range(2, 3), np.array([2]), [np.int64(2)], torch.tensor([2])):
         assert torch.equal(seed_noise(pipeline, seeds), expected[None])
-    seed_noise(pipeline, [0, 2**63 - 1])
+    seed_noise(pipeline, [0, 2**32 - 1])
 
 
 def test_lengths_must_agree(pipeline, layout):

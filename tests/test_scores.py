@@ -1,18 +1,20 @@
 """Scores of single people, and what they are of, against counts by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tiny_base import tiny_pipeline
 
-from w2w_lib.evaluation.identity import consistency
+from w2w_lib.evaluation.identity import verification_auc
 from w2w_lib.evaluation.scores import Scores, novelty, told_apart
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.training.alternatives import train_alternative
 from w2w_lib.training.recipe import FleetRecipe
-from w2w_lib.training.variants import FleetVariants
+from w2w_lib.training.variants import ClassPictures, FleetVariants
 
 
 def test_scores_are_people_by_levels_with_repeats_averaged(tmp_path):
@@ -45,7 +47,8 @@ def test_models_are_told_apart_as_pairs_of_pictures_say():
     ]
     assert found[2] == pytest.approx(np.mean(wins))
     alike = told_apart(np.tile(faces[:1], (4, 1, 1)))
-    assert found.mean() == pytest.approx(consistency(unit), abs=0.08) and (alike < found.mean()).all()
+    consistency = verification_auc(unit.reshape(-1, 5), np.repeat(range(6), 3))
+    assert found.mean() == pytest.approx(consistency, abs=0.08) and (alike < found.mean()).all()
     assert told_apart(np.ones((3, 2, 4))).tolist() == [0.5] * 3
 
 
@@ -58,9 +61,9 @@ def test_alternatives_are_what_the_fleet_trains_with_these_changes(prior, images
     pipeline = tiny_pipeline()
     layout = AdapterLayout.of(pipeline.unet, fingerprint(pipeline), "paper", rank=1, alpha=3)
     recipe = FleetRecipe(steps=2, instance_batch=2, prior_batch=1)
-    fleets = FleetVariants(pipeline, layout, recipe, prior)
-    changed = train_alternative(fleets, images, {"rank": 2, "pictures": 1, "steps": 3}, fleet_size=2)
+    fleets = FleetVariants(pipeline, layout, recipe, {"plain": ClassPictures(prior)})
+    changed = train_alternative(fleets, images, {"rank": 2, "views": 1, "steps": 3}, fleet_size=2)
     assert (changed.layout.rank, changed.layout.scale) == (2, layout.scale) and changed.seconds > 0
-    whole = FleetVariants(pipeline, changed.layout, recipe, prior).fleet(steps=3)
+    whole = replace(fleets, layout=changed.layout).fleet(steps=3)
     expected, _ = whole.train({i: own[:1] for i, own in images.items()})
     torch.testing.assert_close(changed.weights, expected, atol=1e-4, rtol=1e-3)

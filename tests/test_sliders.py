@@ -3,6 +3,7 @@
 import math
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,6 +132,25 @@ PICTURES = np.zeros((1, 2, 4, 4, 3), np.uint8)
 TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
 
 
+def test_whiskers_end_where_the_intervals_end():
+    rows = {"a": {"edit": (0.5, 0.25, 1.0), "control": (0.1, 0.0, 0.2)}, ODD: {"edit": (0.4, 0.1, 0.6)}}
+    ax = plots.whiskers(rows, "share", ["control"])
+    points = [container.lines[0].get_xdata() for container in ax.containers]
+    np.testing.assert_allclose(points, [[0.5, 0.4], [0.1, np.nan]])
+    ends = [segment[:, 0] for segment in ax.containers[0].lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.25, 1.0], [0.1, 0.6]])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", plots.literal(ODD)]
+    plt.close("all")
+
+
+def test_a_large_picture_keeps_its_own_pixels():
+    for side in (8, 128):
+        ax = plots.image_grid(np.zeros((2, 3, side, side, 3), np.uint8))
+        width, _ = ax.get_window_extent().size
+        assert width >= 3 * side and plots.LEAST_INCHES * ax.figure.dpi * 3 <= width + 1e-6
+    plt.close("all")
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -138,7 +158,7 @@ TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
         (lambda: plots.image_grid(PICTURES[0]), r"shape \(2, 4, 4, 3\)"),
         (lambda: plots.image_grid(PICTURES[:, :0]), "expected at least one"),
         (lambda: plots.image_grid([[PICTURES[0, 0], PICTURES[0, 0, :2]]]), "no array"),
-        (lambda: plots.image_grid(PICTURES, "ab"), "columns 'ab': expected a list"),
+        (lambda: plots.image_grid(PICTURES, "ab"), "columns: expected a list, found 'ab'"),
         (lambda: plots.histogram(np.ones(5)), "expected at least two that differ"),
         (lambda: plots.histogram(np.array([1.0, math.nan])), "values: holds NaN"),
         (lambda: plots.joint(np.ones(3), np.ones(2), "x", "y"), r"y of shape \(2,\): expected \(3,\)"),
@@ -146,7 +166,7 @@ TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
         (lambda: plots.matrix(TABLE * math.inf), "table: holds infinity"),
         (lambda: plots.matrix(TABLE, limit=-1.0), "limit: expected .* above 0"),
         (lambda: plots.paired_bars(TABLE.astype(str) + "x", "x"), "expected numbers alone"),
-        (lambda: plots.paired_bars(TABLE, "x", "a"), "controls 'a': expected a list"),
+        (lambda: plots.paired_bars(TABLE, "x", "a"), "controls: expected a list, found 'a'"),
         (lambda: plots.curves([1, 2], {"a": [1, 2, 3]}, "x", "y"), "line 'a' of shape .* to go with the others"),
         (lambda: plots.curves([1], {"a": torch.ones(1, requires_grad=True)}, "x", "y"), "line 'a': no array"),
         (lambda: plots.sigmas([math.nan]), "strengths: holds NaN"),
@@ -187,7 +207,12 @@ def test_session_and_edits_of_other_types_are_refused(session, weights, unchecke
     for edits in ({"first": 1.0}, [["first"]]):
         with pytest.raises(ValueError, match="expected a list of strengths by attribute"):
             edited_images(session, "ann", edits, "sks person", 0)
-    with pytest.raises(ValueError, match="attributes 'first': expected a list"):
+    with pytest.raises(ValueError, match="attributes: expected a list, found 'first'"):
         edit_strips(session, "ann", "first", [1.0], "sks person", 0)
     with pytest.raises(ValueError, match="expected an EditSession"):
         panel(vars(session), "sks person")
+
+
+def test_a_table_has_no_negative_zero():
+    ax = plots.matrix(pd.DataFrame([[-0.04, -0.06]], ["x"], ["a", "b"]))
+    assert [text.get_text() for text in ax.texts] == ["0.0", "-0.1"]

@@ -11,11 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.spatial.distance import cdist
 
-from w2w_lib.lora.layout import AdapterLayout, Factor
+from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.space import components as components_module
 from w2w_lib.space.arguments import rows_fingerprint
 from w2w_lib.space.components import principal_components
-from w2w_lib.space.controls import held_out_share, independent_columns, outside
+from w2w_lib.space.controls import beyond, held_out_share, independent_columns, rotated
 from w2w_lib.space.weight_space import WeightSpace
 
 
@@ -135,7 +135,8 @@ def test_share_explained_of_planted_dimensions(space, weights):
     assert held_out_share(few, weights) == pytest.approx(few.explained.sum(), abs=1e-4)
     # A vector orthogonal to all components keeps nothing, one along a component everything.
     assert held_out_share(space, space.mean_model + space.components[:1]) == pytest.approx(1, abs=1e-5)
-    assert held_out_share(space, outside(space, weights, seed=0)) == pytest.approx(0, abs=1e-5)
+    beside = few.unproject(torch.zeros(1, LATENT)) + space.components[LATENT]
+    assert held_out_share(few, beside) == pytest.approx(0, abs=1e-5)
 
 
 # ---------------------------------------------------------------- controls, samples, neighbours
@@ -159,13 +160,27 @@ def test_samples_have_the_training_mean_and_deviation(space):
     assert not torch.equal(space.sample(3, seed=5), space.sample(3, seed=6))
 
 
-@pytest.mark.parametrize("standardise", [False, True])
-def test_weights_outside_are_as_far_and_orthogonal(layout, weights, ids, standardise):
-    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise)
-    strange = outside(space, weights, seed=0)
-    distances = [(x - weights.mean(0)).norm(dim=1) for x in (strange, weights)]
-    torch.testing.assert_close(*distances, rtol=1e-4, atol=0)
-    assert space.project(strange).abs().max() < 1e-3 * space.project(weights).abs().max()
+def test_weights_beyond_the_kept_components_are_as_far_and_orthogonal(space):
+    kept = space.truncated(LATENT)
+    drawn = kept.sample(2000, seed=1)
+    strange = beyond(space, drawn, seed=0)
+    mean = space.coefficients.mean(0)
+    torch.testing.assert_close((strange - mean).norm(dim=1), (drawn - mean[:LATENT]).norm(dim=1))
+    assert (strange[:, :LATENT] == mean[:LATENT]).all()
+    shape = (strange - mean)[:, LATENT:] / (strange - mean).norm(dim=1, keepdim=True)
+    shares = space.std[LATENT:].square() / space.std[LATENT:].square().sum()
+    torch.testing.assert_close(shape.square().mean(0), shares, rtol=0.1, atol=0.01)
+    with pytest.raises(ValueError, match=f"of which {PCS} are kept: expected more"):
+        beyond(space, space.coefficients, 0)
+
+
+def test_rotated_vectors_keep_lengths_and_angles_and_spread_their_variance(space):
+    drawn = space.sample(4000, seed=1)
+    turned = [rotated(drawn, seed) for seed in range(40)]
+    torch.testing.assert_close(turned[0] @ turned[0].T, drawn @ drawn.T, rtol=1e-3, atol=1e-2)
+    variance = torch.stack([one.var(0) for one in turned]).mean(0)
+    torch.testing.assert_close(variance, space.std.square().mean().expand(PCS), rtol=0.35, atol=0)
+    assert torch.equal(turned[3], rotated(drawn, 3))
 
 
 def test_nearest_is_scipys_cosine_distance(space, ids, monkeypatch):
@@ -297,9 +312,9 @@ def test_fit_refuses(layout, weights, ids, unchecked):
         ((weights.numpy(), ids), "weights: expected a tensor of floating-point numbers, found ndarray"),
         ((weights, ids[:-1]), "59 ids for 60 models: expected one for each"),
         ((weights, [*ids[:-1], ids[3]]), "ids train-00003 are there more than once"),
-        ((weights, range(MODELS)), "ids: expected strings, found 0"),
-        ((weights, "".join(map(chr, range(65, 65 + MODELS)))), "ids: expected a list of strings, found 'ABC"),
-        ((weights, set(ids)), "ids: expected a list of strings, found set"),
+        ((weights, range(MODELS)), "ids: expected texts, found 0"),
+        ((weights, "".join(map(chr, range(65, 65 + MODELS)))), "ids: expected a list, found 'ABC"),
+        ((weights, set(ids)), "ids: expected a list, found set"),
         ((weights[None], ids), "weights: expected rows of .* numbers, found shape .*; expected 2 axes"),
         ((weights.to_sparse(), ids), "weights: .* found a tensor of torch.float32 in torch.sparse_coo"),
         ((weights.double() * 1e300, ids), "weights: rows train-00000, .* hold NaN or infinite"),
@@ -337,12 +352,8 @@ def test_what_is_put_together_by_hand_is_checked(space, ids, unchecked):
         flat.sample(1, 0)
 
 
-def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
+def test_the_spaces_functions_refuse(space, weights, unchecked):
     coefficients, nan = space.coefficients[:2], torch.full((1, PCS), torch.nan)
-    shapes = {"A": (1, 2), "B": (1, 1)}
-    factors = tuple(Factor(f"base_model.model.x.lora_{name}.weight", shape) for name, shape in shapes.items())
-    small = AdapterLayout(factors, 1, 1.0, ("x",), "0" * 16)
-    whole = WeightSpace.fit(small, weights[:, :3], ids)
     for call, error in [
         (lambda: space.truncated(0), "components: expected a whole number of at least 1 and at most 8, found 0"),
         (lambda: space.truncated(PCS + 1), "components: .* found 9"),
@@ -358,11 +369,9 @@ def test_the_spaces_functions_refuse(space, weights, ids, unchecked):
         (lambda: space.nearest(coefficients, MODELS + 1), "count: .* at most 60, found 61"),
         (lambda: space.nearest(coefficients[0]), "coefficients: .*; expected 2 axes"),
         (lambda: space.sample(1, 10**400), "seed: expected a whole number"),
-        (lambda: outside(space, weights[0], 0), "weights: .*; expected 2 axes"),
+        (lambda: rotated(weights[0], 0), "coefficients: .*; expected 2 axes"),
         (lambda: held_out_share(space, 1e30 * weights), "squared distance .*: expected a finite number"),
         (lambda: independent_columns(weights.numpy(), 0), "weights: expected a tensor"),
-        (lambda: outside(space, weights[:, :4], 0), "weights: expected rows"),
-        (lambda: outside(whole, weights[:, :3], 0), "a space of all 3 dimensions has no outside"),
         (lambda: held_out_share(space, space.mean_model[None]), "every row is the space's mean"),
         (lambda: independent_columns(weights, -1), "seed: "),
     ]:

@@ -18,10 +18,10 @@ from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
 from w2w_lib.models.prompts import encode_prompts
 from w2w_lib.models.sampling import Sampling, generate, seed_noise
+from w2w_lib.training.slider_recipe import SliderRecipe
 from w2w_lib.training.text_sliders import (
     Pool,
     SliderConcept,
-    SliderRecipe,
     denoised_pool,
     draw_rows,
     slider_losses,

@@ -8,15 +8,13 @@ import torch
 from tiny_base import tiny_pipeline
 from tiny_fleet import RECIPE
 
-from w2w_lib.evaluation import likeness
-from w2w_lib.evaluation.identity import Faces
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.lora.prompt_response import prompt_response
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.prompts import encode_prompts
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.training.fleet import Fleet
-from w2w_lib.training.variants import FleetVariants
+from w2w_lib.training.variants import ClassPictures, FleetVariants, class_pictures, drawn_contexts
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def layout(pipeline):
 
 
 def test_a_variant_is_the_fleet_of_the_changed_settings(pipeline, layout, prior, images):
-    variants = FleetVariants(pipeline, layout, RECIPE, prior)
+    variants = FleetVariants(pipeline, layout, RECIPE, {"plain": ClassPictures(prior)})
     changed, _ = variants.fleet(steps=2, prior_weight=0.0).train(images)
     directly, _ = Fleet(pipeline, layout, replace(RECIPE, steps=2, prior_weight=0.0), prior).train(images)
     torch.testing.assert_close(changed, directly, rtol=0, atol=0)
@@ -38,24 +36,38 @@ def test_a_variant_is_the_fleet_of_the_changed_settings(pipeline, layout, prior,
     assert release.layout == AdapterLayout.of(pipeline.unet, layout.base, "release")
     with pytest.raises(ValueError, match=f"the layout is of base {layout.base}, this pipeline is base "):
         variants.fleet(pipeline=tiny_pipeline(1))
+    assert variants.fleet(rank=2).layout == AdapterLayout.of(pipeline.unet, layout.base, rank=2)
     with pytest.raises(ValueError, match="no setting 'stesp', did you mean 'steps'"):
         variants.fleet(stesp=2)
+    with pytest.raises(ValueError, match="no class pictures for the instance prompt 'context'; expected one of plain"):
+        variants.fleet(instance_prompt="context")
 
 
-def test_likeness_is_of_the_trained_adapters(pipeline, layout, prior, images, monkeypatch):
-    fleet, ids = FleetVariants(pipeline, layout, RECIPE, prior).fleet(), list(images)
-    measured = {}
+def test_variants_keep_contexts_and_pictures_together(pipeline, layout, prior, images):
+    contexts, drawn = {"person-0": ["smiling", "man", "woman", ""]}, ["man"] * len(prior)
+    priors = {"plain": ClassPictures(prior[:3]), "context": ClassPictures(prior, drawn)}
+    variants = FleetVariants(pipeline, layout, RECIPE, priors, contexts=contexts)
+    first = {"person-0": images["person-0"][:2]}
+    found, _ = variants.fleet(instance_prompt="context", views=2).train(first)
+    settings = {"contexts": {"person-0": ["smiling", "man"]}, "prior_contexts": drawn}
+    directly, _ = Fleet(pipeline, layout, replace(RECIPE, instance_prompt="context"), prior, **settings).train(first)
+    torch.testing.assert_close(found, directly, rtol=0, atol=0)
+    plain, _ = variants.fleet().train(first)
+    torch.testing.assert_close(plain, Fleet(pipeline, layout, RECIPE, prior[:3]).train(first)[0], rtol=0, atol=0)
 
-    def verify(pictures, ids, real):
-        measured.update(pictures=pictures, ids=ids)
-        return {"auc": 0.75}
 
-    monkeypatch.setattr(likeness, "verify", verify)
-    real = Faces(np.zeros((3, 4)), np.array(ids), np.ones(3, bool))
-    seeds = [("sks person", 1), ("person", 2)]
-    weights, numbers = likeness.trained_likeness(pipeline, fleet, images, real, seeds, Sampling(steps=2))
-    torch.testing.assert_close(weights, fleet.train(images)[0], rtol=0, atol=0)
-    assert numbers == {"auc": 0.75} and measured["ids"] == ids and measured["pictures"].shape[:2] == (3, 2)
+def test_class_pictures_are_of_drawn_contexts(pipeline):
+    contexts = {"a": ["man", "smiling"], "b": ["", "woman"]}
+    drawn = drawn_contexts(contexts, 300)
+    assert set(drawn) == {"man", "smiling", "woman"} and drawn == drawn_contexts(contexts, 300)
+    assert drawn_contexts({}, 3) == drawn_contexts({"a": [""]}, 3) == []
+    sampling = Sampling(steps=2)
+    painted = class_pictures(pipeline, 2, ["man", "smiling"], sampling)
+    prompts = ["a photo of person, man", "a photo of person, smiling"]
+    np.testing.assert_array_equal(painted, generate(pipeline, prompts, [0, 1], sampling=sampling))
+    np.testing.assert_array_equal(
+        class_pictures(pipeline, 2, [], sampling), generate(pipeline, ["person"] * 2, [0, 1], sampling=sampling)
+    )
 
 
 def test_prompt_response_is_that_of_the_first_row_of_a(pipeline, layout):

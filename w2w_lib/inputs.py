@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
-from pydantic import ConfigDict, Strict, ValidationError
+from pydantic import ConfigDict, Field, Strict, ValidationError
 
 SHOWN = 80  # characters of a wrong value in an error
+LARGEST_SEED = 2**32 - 1  # NumPy's; PyTorch takes larger ones
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
 
 def checked(cls: type) -> type:
@@ -78,6 +80,11 @@ def whole_number(name: str, value: int, least: int = 1, most: int | None = None)
     return int(value)
 
 
+def known_seed(seed: int) -> int:
+    """An argument that is a seed; ValueError for one that NumPy or PyTorch does not take."""
+    return whole_number("seed", seed, 0, LARGEST_SEED)
+
+
 def finite_number(name: str, value: float) -> float:
     """An argument that measures something; ValueError for NaN, infinity and what is no number."""
     if not _is_finite(value):
@@ -88,6 +95,21 @@ def finite_number(name: str, value: float) -> float:
 def _is_finite(value: Any) -> bool:
     """Whether it is a real number that a float can hold; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def listed(name: str, values: Iterable) -> list:
+    """An argument of several things in an order; ValueError for a single text, a set and what holds nothing."""
+    if isinstance(values, str | set | frozenset) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: expected a list, found {described(values)}")
+    return list(values)
+
+
+def texts(name: str, values: Iterable[str]) -> list[str]:
+    """An argument of several texts in an order, such as identities; ValueError for anything else."""
+    values = listed(name, values)
+    if wrong := [value for value in values if not isinstance(value, str)]:
+        raise ValueError(f"{name}: expected texts, found {described(wrong[0])}")
+    return values
 
 
 def instance(name: str, value: Any, kind: type | tuple[type, ...], expected: str = "") -> None:
@@ -113,12 +135,15 @@ def described(value: Any) -> str:
 
 def a_path(value: str | os.PathLike[str], expected: str) -> Path:
     """A path, "~" replaced by the home folder; ValueError for what is no path, such as an array, bytes or ``None``."""
+    remedy = "name one"
     try:
         if b"\0" not in os.fsencode(value):
             return Path(value).expanduser()
-    except (TypeError, UnicodeEncodeError, RuntimeError):  # no text; half a character; a home folder that there is not
+    except (TypeError, UnicodeEncodeError):  # no text; half a character
         pass
-    raise ValueError(f"{described(value)}: is no path; expected the path of {expected}; name one")
+    except RuntimeError:
+        remedy = "there is no such user's home"
+    raise ValueError(f"{described(value)}: is no path; expected the path of {expected}; {remedy}")
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from safetensors import SafetensorError, safe_open
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -18,14 +19,13 @@ from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import described, instance, some, whole_number
+from w2w_lib.inputs import described, instance, known_seed, some, whole_number
 from w2w_lib.models.images import to_pixels
 from w2w_lib.people.people_set import People
 
-SIZE = 64  # pixels; larger pictures are averaged down
+SIZE = 128  # pixels; larger pictures are averaged down
 BATCH = 256
 CONTRAST, NOISE = 0.15, 0.05  # of the pictures to train on, standard deviations
-LARGEST_SEED = 2**63 - 1  # PyTorch's
 EXPECTED = "an attribute classifier"
 REMEDY = "train it anew: `make base` does so, or notebook 01 for your own people"
 
@@ -41,13 +41,15 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     )
 
 
-def small_pixels(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch 3 64 64"]:
-    """Pictures as numbers from -1 to 1, averaged down to 64 pixels a side."""
+def small_pixels(
+    images: UInt8[np.ndarray, "batch height width 3"], size: int = SIZE
+) -> Float[Tensor, "batch 3 size size"]:
+    """Pictures as numbers from -1 to 1, averaged down to ``size`` pixels a side."""
     pixels = to_pixels(images)
-    return pixels if pixels.shape[-1] == SIZE else F.interpolate(pixels, (SIZE, SIZE), mode="area")
+    return pixels if pixels.shape[-1] == size else F.interpolate(pixels, (size, size), mode="area")
 
 
-def augmented(x: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch 3 64 64"]:
+def augmented(x: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
     """Blur, noise and contrast at random, so that what is trained on pictures also reads a codec's soft ones."""
     blurred = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, 1)
     softness = torch.rand(len(x), 1, 1, 1)
@@ -56,17 +58,22 @@ def augmented(x: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch 3 64 64
 
 
 class AttributeClassifier(nn.Module):
-    """A small convolutional network from 64x64 pictures to one logit for each attribute."""
+    """A small convolutional network from 128x128 pictures to one logit for each attribute."""
 
     def __init__(self, attributes: tuple[str, ...]):
         super().__init__()
         self.attributes = attributes = attribute_names(attributes)
         self.net = nn.Sequential(
-            _block(3, 32), _block(32, 64), _block(64, 96), _block(96, 160), nn.Flatten(), nn.Dropout(0.3)
+            nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            *(_block(16, 32), _block(32, 64), _block(64, 96), _block(96, 160)),
+            nn.Flatten(),
+            nn.Dropout(0.3),
         )
         self.head = nn.Linear(160 * 16, len(attributes))
 
-    def forward(self, pixels: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch attributes"]:
+    def forward(self, pixels: Float[Tensor, "batch 3 128 128"]) -> Float[Tensor, "batch attributes"]:
         return self.head(self.net(pixels))
 
     @torch.no_grad()
@@ -136,7 +143,7 @@ def train_attribute_classifier(people: People, epochs: int = 10, seed: int = 0) 
 
     ValueError where none does, for a single picture, and where an epoch or seed is no whole number.
     """
-    epochs, seed = whole_number("epochs", epochs), whole_number("seed", seed, 0, LARGEST_SEED)
+    epochs, seed = whole_number("epochs", epochs), known_seed(seed)
     instance("people", people, People)
     if len(as_pictures(people.images)) < 2:  # batch normalisation needs two
         raise ValueError(f"{len(people.images)} pictures: expected at least 2 to train an attribute classifier")
@@ -175,6 +182,17 @@ def attribute_aucs(logits: pd.DataFrame, labels: pd.DataFrame) -> dict[str, floa
     if len(logits) != len(labels) or not np.isfinite(logits.to_numpy(float)).all():
         raise ValueError(f"{len(logits)} rows of logits, {len(labels)} of labels: expected as many, and finite logits")
     return {a: float(roc_auc_score(labels[a], logits[a])) for a in varying(labels, logits.columns)}
+
+
+def mean_auc(scores: Float[np.ndarray, "people labels"], labels: Bool[np.ndarray, "people labels"]) -> float:
+    """Mean over labels of the AUC of each label's own score, as quick as resampling needs it.
+
+    A label that all of these people have, or none, does not count. NaN where none is left. A tie counts half.
+    """
+    ranks, having = rankdata(scores, axis=0), labels.sum(0)
+    pairs = having * (len(labels) - having)
+    wins = (ranks * labels).sum(0) - having * (having + 1) / 2
+    return float((wins[pairs > 0] / pairs[pairs > 0]).mean()) if pairs.any() else float("nan")
 
 
 def varying(labels: pd.DataFrame, attributes: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from w2w_lib.evaluation.attributes import AttributeClassifier
 from w2w_lib.evaluation.faces import face_points
+from w2w_lib.evaluation.intervals import Interval, share_of
 from w2w_lib.evaluation.pictures import as_pictures, finite_embeddings
 from w2w_lib.inputs import whole_number
 from w2w_lib.models.images import as_images, decode, encode_images, to_pixels
@@ -71,18 +72,18 @@ def frechet_distance(a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"
 
 def precision_recall(
     real: Float[np.ndarray, "n dim"], generated: Float[np.ndarray, "m dim"], neighbours: int = 3
-) -> tuple[float, float]:
+) -> tuple[Interval, Interval]:
     """Shares of generated rows among the real and of real among the generated (Kynkäänniemi et al. 2019).
 
-    A point is among a cloud if it is as near to one of its points as that point's k-th neighbour is. ValueError for
-    fewer than two rows, rows of different lengths, NaN or infinite numbers.
+    A point is among a cloud if it is as near to one of its points as that point's k-th neighbour is. Intervals are of
+    the share among this cloud. ValueError for fewer than two rows, rows of different lengths, NaN or infinite numbers.
     """
     _check_clouds(real, generated)
     whole_number("neighbours", neighbours)
 
-    def share_inside(points, cloud) -> float:
+    def share_inside(points, cloud) -> Interval:
         radius = np.sort(cdist(cloud, cloud), axis=1)[:, min(neighbours, len(cloud) - 1)]
-        return float((cdist(points, cloud) <= radius).any(1).mean())
+        return share_of((cdist(points, cloud) <= radius).any(1))
 
     return share_inside(generated, real), share_inside(real, generated)
 

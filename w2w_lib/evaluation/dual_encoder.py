@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from w2w_lib.evaluation.attributes import SIZE, small_pixels
+from w2w_lib.evaluation.attributes import small_pixels
 from w2w_lib.evaluation.caption_phrases import PHRASES, counted
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import save_tensors
@@ -24,6 +24,7 @@ from w2w_lib.files.tensors import finite, read_tensors
 WEIGHTS = Path(__file__).resolve().parents[2] / "data" / "dual_encoder" / "dual_encoder.safetensors"
 EXPECTED = "a pocket dual encoder"
 REMEDY = "restore the file, or make it again as data/dual_encoder/README.md says"
+SIZE = 64  # pixels; larger pictures are averaged down
 CHANNELS = (24, 48, 96, 160)
 WIDTH, WORD_WIDTH, PHRASE_WIDTH = 128, 128, 256  # of the common space, of a word, within a phrase's network
 FIRST_TEMPERATURE = 0.07  # Radford et al. 2021, section 2.5
@@ -69,7 +70,8 @@ class DualEncoder(nn.Module):
         """Pictures in the common space, of length 1; ValueError where they are not uint8 RGB."""
         self.eval()
         images = as_pictures(images)
-        parts = [self(small_pixels(images[first : first + TOGETHER])) for first in range(0, len(images), TOGETHER)]
+        groups = (images[first : first + TOGETHER] for first in range(0, len(images), TOGETHER))
+        parts = [self(small_pixels(group, SIZE)) for group in groups]
         return torch.cat([torch.zeros(0, WIDTH), *parts])
 
     @torch.no_grad()

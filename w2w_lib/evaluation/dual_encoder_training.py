@@ -20,13 +20,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.evaluation.attributes import LARGEST_SEED, SIZE, augmented, small_pixels
+from w2w_lib.evaluation.attributes import augmented, small_pixels
 from w2w_lib.evaluation.base_quality import PROMPTS
 from w2w_lib.evaluation.caption_phrases import ANYBODY, FEATURES, PHRASES, mirrored, phrases_of
-from w2w_lib.evaluation.dual_encoder import TOGETHER, WEIGHTS, DualEncoder
+from w2w_lib.evaluation.dual_encoder import SIZE, TOGETHER, WEIGHTS, DualEncoder
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.files.atomic import write_text
-from w2w_lib.inputs import whole_number
+from w2w_lib.inputs import known_seed, whole_number
 from w2w_lib.people.rendered.person import sample_person
 from w2w_lib.people.rendered.population import render_population
 from w2w_lib.people.rendered.view import sample_view
@@ -62,11 +62,12 @@ def train_dual_encoder(
     captions that are true of it do not count as wrong. ValueError where there is not a row of phrases for each
     picture, and for fewer than two pictures.
     """
-    epochs, seed = whole_number("epochs", epochs), whole_number("seed", seed, 0, LARGEST_SEED)
+    epochs, seed = whole_number("epochs", epochs), known_seed(seed)
     if len(as_pictures(images)) != len(truths) or len(images) < 2:
         raise ValueError(f"{len(images)} pictures, phrases of {len(truths)}: expected as many, at least 2")
     torch.manual_seed(seed)
-    pixels = torch.cat([small_pixels(images[first : first + TOGETHER]) for first in range(0, len(images), TOGETHER)])
+    groups = (images[first : first + TOGETHER] for first in range(0, len(images), TOGETHER))
+    pixels = torch.cat([small_pixels(group, SIZE) for group in groups])
     encoder, batch, mirror = DualEncoder().to(memory_format=torch.channels_last), min(BATCH, len(pixels)), mirrored()
     steps = epochs * (len(pixels) // batch)
     optimizer = torch.optim.AdamW(encoder.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from w2w_lib.evaluation.attributes import AttributeClassifier
@@ -19,10 +18,8 @@ from w2w_lib.evaluation.identity_score import IdentityScale, raw_identity
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.evaluation.text_score import TextScorer, text_score
-from w2w_lib.models.images import to_pixels
 
 AXES = "people shots height width 3"
-BATCH = 256  # pictures
 
 
 def change_of(attribute: str) -> str:
@@ -94,7 +91,7 @@ class EditJudge:
             "effect": changes[attribute] * wanted,
             "turned": (self.classifier.logits(images)[attribute] > 0).to_numpy() != shown,
             "spill": changes.drop(columns=attribute).abs().mean(axis=1),
-            "lpips": self._distance(before, images),
+            "lpips": self.lpips.of_pictures(before, images),
             "text": text_score(images, texts, self.scorer) - text_score(before, texts, self.scorer),
         }
         if faces:
@@ -121,7 +118,7 @@ class EditJudge:
         before, images = _flat(self.before)[places], _flat(after).copy()
         left, top, right, bottom = (FALLBACK_BOX / FACE_PIXELS * after.shape[3]).round().astype(int)
         images[:, top:bottom, left:right] = before[:, top:bottom, left:right]
-        return self._distance(before, images).reshape(shape).mean(1)
+        return self.lpips.of_pictures(before, images).reshape(shape).mean(1)
 
     def _places(self, after: np.ndarray, rows: Sequence[int] | None) -> Int[np.ndarray, " pictures"]:
         """Which unedited picture each edited one belongs to."""
@@ -140,12 +137,6 @@ class EditJudge:
         table = pd.DataFrame({name: np.asarray(values, float) for name, values in found.items()})
         table["person"] = np.asarray(self.people)[places // self.before.shape[1]]
         return table.groupby("person", sort=False).mean().reset_index()
-
-    @torch.no_grad()
-    def _distance(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        starts = range(0, len(before), BATCH)
-        parts = [self.lpips(*(to_pixels(x[k : k + BATCH]) for x in (before, after))) for k in starts]
-        return torch.cat(parts).numpy()
 
 
 def _flat(images: np.ndarray) -> UInt8[np.ndarray, "pictures height width 3"]:

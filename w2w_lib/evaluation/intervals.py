@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
-from w2w_lib.inputs import whole_number
+from w2w_lib.inputs import known_seed, whole_number
 
 LEVEL = 0.95
 RESAMPLES = 999  # of the people
-LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 class Interval(NamedTuple):
@@ -49,7 +49,6 @@ def over_people(
     others are drawn each on its own. Draws whose statistic is NaN (everybody the same person) do not count. NaN where
     there are fewer than two people. ValueError for paired groups of different length.
     """
-    whole_number("seed", seed, 0, LARGEST_SEED)
     groups = tuple(np.asarray(group) for group in groups)
     if not groups or any(not group.ndim for group in groups) or (paired and len({len(g) for g in groups}) > 1):
         found = ", ".join(str(group.shape) for group in groups) or "none"
@@ -66,7 +65,7 @@ def over_people(
     settings = {"n_resamples": RESAMPLES, "vectorized": False, "method": "percentile", "confidence_level": LEVEL}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DegenerateDataWarning)  # all draws alike: an interval without width
-        found = bootstrap(rows, of_drawn, paired=False, rng=np.random.default_rng(seed), **settings)
+        found = bootstrap(rows, of_drawn, paired=False, rng=np.random.default_rng(known_seed(seed)), **settings)
     return _ends(value, found.bootstrap_distribution)
 
 
@@ -75,6 +74,22 @@ def _ends(value: float, drawn: np.ndarray) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
+
+
+def pseudo_values(
+    people: int, statistic: Callable[[Int[np.ndarray, " rows"]], np.ndarray], groups: int
+) -> Float[np.ndarray, "groups ..."]:
+    """What each of some groups of people contributes to a statistic too slow to resample (Tukey 1958).
+
+    g times the statistic of all rows, minus (g - 1) times that of the rows without a group. Their mean is the
+    jackknife's estimate; ``over_people`` takes them for people. ValueError for fewer people than groups.
+    """
+    groups = whole_number("groups", groups, 2)
+    if whole_number("people", people) < groups:
+        raise ValueError(f"{people} people in {groups} groups: expected at least one in each")
+    rows = np.arange(people)
+    without = np.stack([statistic(rows[rows % groups != k]) for k in range(groups)])
+    return groups * statistic(rows) - (groups - 1) * without
 
 
 def share_of(yes: np.ndarray) -> Interval:

@@ -1,6 +1,6 @@
 """A line-up: pictures by people's models against real ones, which no method has seen, of a gallery that holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -196,6 +196,12 @@ def compared(judged: Judged, reference: Judged | None = None) -> dict[str, Inter
     return found | {name: over_people(scores[name].to_numpy()) for name in scores}
 
 
+def verdicts(judged: dict[str, Judged]) -> pd.DataFrame:
+    """A table of texts, one row for each method: what ``Judged.summary`` says."""
+    rows = {name: {k: str(v) for k, v in one.summary().items()} for name, one in judged.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def among_themselves(
     embeddings: Float[np.ndarray, "models shots dim"], found: Bool[np.ndarray, "models shots"]
 ) -> Judged:
@@ -211,3 +217,10 @@ def among_themselves(
     rest = embeddings[:, half:].reshape(-1, dim)
     gallery = Lineup(rest, np.repeat(names, shots - half), pd.DataFrame(index=pd.Index(names)))
     return Judged(gallery, names, embeddings[:, :half], found[:, :half])
+
+
+def first_as_good(tried: Mapping[str, Judged]) -> str:
+    """The name of the first method that is not worse than the last one: whose AUC's difference may be 0 or above."""
+    instance("tried", tried, Mapping)
+    last = list(tried.values())[-1]
+    return next(name for name, one in tried.items() if one is last or not compared(one, last)["auc"].high < 0)

@@ -6,12 +6,14 @@ squared differences. It is lower for pictures that look alike, 0 for equal ones.
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from w2w_lib.files.tensors import read_tensors
+from w2w_lib.models.images import to_pixels
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "data" / "lpips" / "alexnet.safetensors"
 # AlexNet's convolutions: channels in and out, kernel, stride and padding.
@@ -19,6 +21,7 @@ CONVOLUTIONS = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384
 POOLED = (1, 2)  # the convolutions whose input is pooled: 3x3, stride 2
 MEAN, STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's colours, for pictures in [-1, 1]
 SMALLEST = 31  # pixels a side, of which the pooling leaves one cell
+BATCH = 64  # pairs of pictures at once
 EPSILON = 1e-10  # added to the length of a feature vector, as in the reference
 REMEDY = "restore the file, or make it again as data/lpips/README.md says"
 
@@ -66,3 +69,12 @@ class LPIPS(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"], others: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, " batch"]:
         return self.distance(self.features(images), self.features(others))
+
+    @torch.no_grad()
+    def of_pictures(
+        self, images: UInt8[np.ndarray, "batch height width 3"], others: UInt8[np.ndarray, "batch height width 3"]
+    ) -> Float[np.ndarray, " batch"]:
+        """The distances of pictures and others, pair by pair."""
+        groups = [slice(first, first + BATCH) for first in range(0, len(images), BATCH)]
+        parts = [self(to_pixels(images[group]), to_pixels(others[group])) for group in groups]
+        return torch.cat([torch.zeros(0), *parts]).numpy()

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
+from sklearn.preprocessing import normalize
 
 from w2w_lib.evaluation.base_quality import Images, frechet_distance, precision_recall, reconstruct, shuffle_patches
+from w2w_lib.evaluation.pictures import finite_embeddings
 from w2w_lib.inputs import nearest
 from w2w_lib.models.prompts import CLASS_PROMPT
 from w2w_lib.models.sampling import Sampling, generate
@@ -51,7 +53,7 @@ def comparison_sets(
 def sample_quality(faces: Mapping[str, Float[np.ndarray, "_ dim"]], reference: str = "renders") -> pd.DataFrame:
     """Fréchet distance to, precision and recall against the ``reference`` set, of every other set of embeddings (rows).
 
-    ValueError where there is no such set.
+    Precision and recall are intervals. ValueError where there is no such set.
     """
     if reference not in faces:
         raise ValueError(f"no set {reference!r}{nearest(reference, map(str, faces))}")
@@ -61,3 +63,11 @@ def sample_quality(faces: Mapping[str, Float[np.ndarray, "_ dim"]], reference: s
         if name != reference
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["Fréchet", "precision", "recall"])
+
+
+def nearest_cosines(
+    faces: Float[np.ndarray, "models shots dim"], known: Float[np.ndarray, "people dim"]
+) -> Float[np.ndarray, " models"]:
+    """Cosine of each model's mean face with the most similar known face: how far it is from a copy."""
+    faces, known = finite_embeddings(faces, "faces", axes=3), finite_embeddings(known, "known faces", axes=2)
+    return (normalize(faces.mean(1)) @ normalize(known).T).max(1)

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from w2w_lib.evaluation.attributes import AttributeClassifier, attribute_aucs, attribute_names, varying
-from w2w_lib.inputs import instance, whole_number
+from w2w_lib.inputs import instance, known_seed
 from w2w_lib.people.people_set import People
-
-LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 def label_visibility(classifier: AttributeClassifier | None, people: People, seed: int = 0) -> pd.DataFrame:
@@ -21,10 +19,9 @@ def label_visibility(classifier: AttributeClassifier | None, people: People, see
     if classifier is None:
         return pd.DataFrame(columns=columns, dtype=float)
     instance("classifier", classifier, AttributeClassifier), instance("people", people, People)
-    seed = whole_number("seed", seed, 0, LARGEST_SEED)
     labels = people.labels.loc[people.pictures["id"]].reset_index(drop=True)
     logits = classifier.logits(people.images)
-    shuffled = attribute_aucs(logits, labels.sample(frac=1, random_state=seed).reset_index(drop=True))
+    shuffled = attribute_aucs(logits, labels.sample(frac=1, random_state=known_seed(seed)).reset_index(drop=True))
     table = pd.DataFrame({columns[0]: attribute_aucs(logits, labels), columns[1]: shuffled}, dtype=float)
     return table.sort_values(columns[0], ascending=False)
 

@@ -75,7 +75,8 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, TypeError, ValueError) as error:  # a file in its way, too long a name; no path; a NUL
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{_named(folder)}: cannot be made ({reason}); expected the path of a folder") from None
+        found = f"{_named(folder)}: cannot be made ({reason})"
+        raise ValueError(f"{found}; expected a folder, or nothing yet; name another") from None
     return folder
 
 

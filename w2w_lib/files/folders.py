@@ -5,14 +5,6 @@ import shutil
 from pathlib import Path
 
 
-def make_folder(path: Path) -> None:
-    """The folder and those above it; ValueError where a file has its name or one of theirs."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{path}: a file has this place; expected a folder, or nothing yet; name another") from None
-
-
 def replace_folder(new: str | Path, old: str | Path) -> None:
     """Put the folder ``new`` in the place of ``old``, which is removed; ``old`` stays where that fails.
 

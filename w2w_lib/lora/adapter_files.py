@@ -26,7 +26,7 @@ from torch import Tensor
 
 from w2w_lib.files.atomic import destination, make_folder, replacing
 from w2w_lib.files.regular import regular_file
-from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.files.tensors import finite, floating
 from w2w_lib.inputs import SHOWN, a_path, described, explain, finite_number, instance, nearest
 from w2w_lib.lora.layout import PEFT_PREFIX, AdapterLayout
 
@@ -77,8 +77,7 @@ def save_adapter(
     if path.suffix.lower() in PICKLES:
         raise ValueError(f"{path}: is the name of a pickle; expected one that ends in .safetensors, or a folder's")
     one_model = f"({layout.dimension},) numbers, one model of this layout"
-    check_numbers(f"{path}: weights", weights, one_model)
-    if weights.shape != (layout.dimension,):
+    if floating(f"{path}: weights", weights).shape != (layout.dimension,):
         raise ValueError(f"{path}: weights of shape {tuple(weights.shape)}: expected {one_model}")
     factors = {
         key: value[0].contiguous() for key, value in layout.unflatten(weights.detach().cpu().float()[None]).items()

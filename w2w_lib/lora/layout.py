@@ -11,17 +11,11 @@ from jaxtyping import Float
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from w2w_lib.inputs import described, explain, finite_number, instance, nearest, whole_number
+from w2w_lib.inputs import described, explain, finite_number, instance, known_seed, nearest, whole_number
+from w2w_lib.lora.recipe import TARGETS
 
 PEFT_PREFIX = "base_model.model."
 PEFT_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<letter>[AB])\.weight")
-
-LARGEST_SEED = 2**63 - 1
-# The paper's layers (Dravid et al. 2024, §4.1) and those of the authors' released weights.
-TARGETS = {
-    "paper": ("attn2.to_k", "attn2.to_v"),
-    "release": ("attn1.to_q", "attn1.to_v", "attn2.to_q", "attn2.to_v"),
-}
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ class AdapterLayout:
 
     def initial(self, seed: int = 0) -> Float[Tensor, " d"]:
         """PEFT's start, A Kaiming-uniform and B zero."""
-        rng = torch.Generator().manual_seed(whole_number("seed", seed, 0, LARGEST_SEED))
+        rng = torch.Generator().manual_seed(known_seed(seed))
         parts = []
         for factor in self.factors:
             bound = factor.shape[1] ** -0.5

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.files.tensors import finite, floating
 from w2w_lib.inputs import described, finite_number, instance
 from w2w_lib.lora.layout import AdapterLayout
 
@@ -67,8 +67,7 @@ def change_norm(layout: AdapterLayout, weights: Float[Tensor, "models d"]) -> Fl
 def _check(layout: AdapterLayout, name: str, weights: Tensor) -> None:
     instance("layout", layout, AdapterLayout, "the AdapterLayout of the weights")
     expected = f"(models, {layout.dimension}) numbers of the layout"
-    check_numbers(name, weights, expected)
-    if weights.ndim != 2 or weights.shape[1] != layout.dimension or not len(weights):
+    if floating(name, weights).ndim != 2 or weights.shape[1] != layout.dimension or not len(weights):
         raise ValueError(f"{name} of shape {tuple(weights.shape)}: expected {expected}, one row at least")
     if not finite(weights):
         raise ValueError(f"{name}: NaN or infinite numbers; expected finite ones; leave these adapters out")

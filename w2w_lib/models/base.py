@@ -17,7 +17,6 @@ from w2w_lib.models.base_folder import (
     REMEDY,
     WEIGHTS,
     check_index,
-    check_variant,
     first_line,
     needed,
     weights_file,
@@ -25,6 +24,7 @@ from w2w_lib.models.base_folder import (
 from w2w_lib.models.base_parts import check_finite, load_parts
 from w2w_lib.models.fingerprint import rounded
 from w2w_lib.models.precision import best_dtype, compute_in
+from w2w_lib.models.recipe import check_variant
 
 UNET_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -1,7 +1,6 @@
 """What a base model's folder must contain: its index and its files, before anything is loaded."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,7 @@ SETTINGS = (  # the files of a base beside its weights
     *(f"tokenizer/{name}" for files in TOKENIZERS for name in files),
     *(f"tokenizer/{name}" for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")),
 )
-VARIANT = re.compile(r"[\w-]+", re.ASCII)
 READ = (".json", ".txt", ".safetensors")  # endings of the files that are opened
-
-
-def check_variant(variant: str | None) -> str | None:
-    """A variant's name, or None; ValueError for what cannot be in a file's name."""
-    if variant is not None and not (isinstance(variant, str) and VARIANT.fullmatch(variant)):
-        raise ValueError(f"variant {variant!r}: expected the name of a variant of the weights, such as 'fp16', or None")
-    return variant
 
 
 def needed(variant: str | None = None) -> list[str]:

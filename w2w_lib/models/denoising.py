@@ -1,25 +1,52 @@
 """The denoising objective of latent diffusion, one random stream for each model."""
 
 import hashlib
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
+from diffusers.training_utils import compute_snr
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from w2w_lib.inputs import whole_number
+from w2w_lib.inputs import known_seed, whole_number
 from w2w_lib.models.schedule import check_timesteps, prediction_type, timestep_range
 
 
 def stream(seed: int, identity: str) -> torch.Generator:
     """The random stream of one identity: whoever shares the batch, its draws are the same.
 
-    ValueError for a seed that is no whole number of at least 0.
+    ValueError for a seed that is none.
     """
-    seed = whole_number("seed", seed, least=0)
-    digest = hashlib.sha256(f"{seed}:{identity}".encode(errors="surrogateescape")).digest()
+    digest = hashlib.sha256(f"{known_seed(seed)}:{identity}".encode(errors="surrogateescape")).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def draw_rows(
+    rng: torch.Generator,
+    latents: Float[Tensor, "images channels height width"],
+    count: int,
+    between: tuple[int, int],
+    density: Literal["uniform", "logit_normal"] = "uniform",
+    logit_mean: float = 0.0,
+) -> tuple[Int[Tensor, " count"], Float[Tensor, "count channels height width"], Int[Tensor, " count"]]:
+    """Rows of ``count`` random images of one identity, with noise and timesteps in [first, last).
+
+    Timesteps are stratified: one in each of ``count`` parts of equal probability. ``logit_normal`` draws them as Esser
+    et al. (2024, eq. 19) do, around the middle of the range for a ``logit_mean`` of 0, at lower noise for a negative
+    one. ValueError if there is no image or timestep.
+    """
+    (first, last), count = timestep_range(between), whole_number("count", count)
+    if not len(latents):
+        raise ValueError("no images to draw from: expected at least one")
+    rows = torch.randint(len(latents), (count,), generator=rng)
+    noise = torch.randn((count, *latents.shape[1:]), generator=rng)
+    strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    if density == "logit_normal":
+        strata = torch.sigmoid(torch.special.ndtri(strata) + logit_mean)
+    timesteps = (first + strata * (last - first)).long()
+    return rows, noise, timesteps.clamp(max=last - 1)  # the last stratum may round up to 1
 
 
 def draw(
@@ -28,15 +55,18 @@ def draw(
     count: int,
     between: tuple[int, int],
 ) -> tuple[Float[Tensor, "count channels height width"], Tensor, Int[Tensor, " count"]]:
-    """``count`` random images of one identity with noise and timesteps in [first, last); ValueError if that is none."""
-    (first, last), count = timestep_range(between), whole_number("count", count)
-    if not len(latents):
-        raise ValueError("no images to draw from: expected at least one")
-    rows = torch.randint(len(latents), (count,), generator=rng)
-    noise = torch.randn((count, *latents.shape[1:]), generator=rng)
-    strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
-    timesteps = (first + strata * (last - first)).long()
-    return latents[rows], noise, timesteps.clamp(max=last - 1)  # the last stratum may round up to 1
+    """``count`` random images of one identity with noise and uniform timesteps, as ``draw_rows``."""
+    rows, noise, timesteps = draw_rows(rng, latents, count, between)
+    return latents[rows], noise, timesteps
+
+
+def min_snr_weights(
+    scheduler: DDIMScheduler, timesteps: Int[Tensor, " batch"], gamma: float
+) -> Float[Tensor, " batch"]:
+    """Weights of the loss that limit the signal-to-noise ratio to ``gamma`` (Hang et al. 2023, eq. 5 and App. A)."""
+    ratio = compute_snr(scheduler, timesteps)
+    divisor = ratio + 1 if prediction_type(scheduler) == "v_prediction" else ratio
+    return ratio.clamp(max=gamma) / divisor
 
 
 def denoising_loss(

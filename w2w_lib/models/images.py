@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from w2w_lib.files.tensors import check_numbers, finite
+from w2w_lib.files.tensors import finite, floating
 from w2w_lib.inputs import with_parts
 from w2w_lib.models.base_parts import MOST_CELLS
 
@@ -67,8 +67,7 @@ def to_pixels(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor
 
 def _check_images(pipeline: StableDiffusionPipeline, images: Tensor) -> None:
     expected = "(batch, 3, height, width), at least one; to_pixels makes them of pictures"
-    check_numbers("images", images, expected)
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+    if floating("images", images).ndim != 4 or images.shape[1] != 3 or not len(images):
         raise ValueError(f"images of shape {tuple(images.shape)}: expected {expected}")
     cell, (height, width) = pipeline.vae_scale_factor, images.shape[2:]
     if height % cell or width % cell or not 0 < height * width <= (cell * MOST_CELLS) ** 2:

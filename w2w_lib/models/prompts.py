@@ -10,14 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from w2w_lib.inputs import described, with_parts
-
-IDENTIFIER = "sks"  # the word that stands for the person; it means nothing to the base (Ruiz et al. 2023)
-
+from w2w_lib.models.recipe import IDENTIFIER
 
 INSTANCE_PROMPT = f"{IDENTIFIER} person"
-
-
 CLASS_PROMPT = "person"
+BATCH = 256  # prompts that are encoded at once
+
+
+def in_context(prompt: str, context: str) -> str:
+    """The instance or class prompt of a picture, with what it shows beside the person, if that is known."""
+    return f"a photo of {prompt}, {context}" if context else prompt
 
 
 def encode_prompts(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Float[Tensor, "batch tokens width"]:
@@ -41,7 +43,8 @@ def encode_prompts(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Flo
     for prompt in dict.fromkeys(prompt for prompt, is_full in zip(prompts, full, strict=True) if is_full):
         _warn_if_cut(tokenizer, prompt)
     with torch.no_grad():
-        return pipeline.text_encoder(tokens.input_ids.to(pipeline.text_encoder.device)).last_hidden_state
+        parts = tokens.input_ids.to(pipeline.text_encoder.device).split(BATCH)
+        return torch.cat([pipeline.text_encoder(part).last_hidden_state for part in parts])
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

@@ -4,45 +4,29 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Float, UInt8
-from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.tensors import check_numbers, finite
-from w2w_lib.inputs import checked, described, some, whole_number, with_parts
+from w2w_lib.files.tensors import finite, floating
+from w2w_lib.inputs import described, known_seed, some, with_parts
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
-from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
+from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.images import decode
 from w2w_lib.models.memory import BatchSize
 from w2w_lib.models.prompts import check_prompts, encode_prompts
-
-TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
-
-
-@checked
-class Sampling:
-    """How pictures are sampled: DDIM steps, classifier-free guidance, and when the adapter comes in."""
-
-    steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 20
-    guidance: Annotated[float, Field(ge=0)] = 2.5  # up to 1: none
-    inject_below: Annotated[int, Field(ge=0, le=TIMESTEPS)] = (
-        TIMESTEPS  # the adapter acts on timesteps up to this one (Dravid et al. 2024, App. G: 700 to 1000)
-    )
-    batch_size: Annotated[int, Field(ge=1)] = 64  # at most; on a GPU, as many as its free memory holds
-    negative_prompt: str = ""  # what guidance leads away from
+from w2w_lib.models.recipe import Sampling
 
 
 def seed_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Float[Tensor, "batch channels height width"]:
     """Initial noise, one random stream for each seed: a picture does not depend on its batch.
 
-    ValueError for seeds that are no whole numbers from 0 to 2**63 - 1.
+    ValueError for seeds that are no whole numbers from 0 to 2**32 - 1.
     """
     with_parts(pipeline, "unet")
     if not len(seeds := _whole(seeds)):
@@ -129,7 +113,7 @@ def _whole(seeds: Sequence[int]) -> list[int]:
     seeds = seeds.tolist() if isinstance(seeds, np.ndarray | Tensor) else seeds
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
         raise ValueError(f"seeds {described(seeds)}: expected a list of whole numbers")
-    return [whole_number("seed", seed, 0, LARGEST_SEED) for seed in seeds]
+    return [known_seed(seed) for seed in seeds]
 
 
 def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, Tensor | None], count: int) -> None:
@@ -144,8 +128,7 @@ def _check_adapters(pipeline, layout: AdapterLayout | None, adapters: dict[str, 
         if weights is None:
             continue
         expected = f"({count}, {layout.dimension}) numbers, an adapter of the layout for each picture"
-        check_numbers(name, weights, expected)
-        if weights.shape != (count, layout.dimension):
+        if floating(name, weights).shape != (count, layout.dimension):
             raise ValueError(f"{name} of shape {tuple(weights.shape)}: expected {expected}")
         if not finite(weights):
             bad = (~weights.isfinite().all(1)).nonzero().flatten().tolist()

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.atomic import replacing
-from w2w_lib.files.folders import make_folder
+from w2w_lib.files.atomic import make_folder, replacing
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tables import read_parquet
 from w2w_lib.inputs import a_path, instance, some, whole_number
@@ -34,8 +33,8 @@ _REMEDY = "make and save it again"
 class People:
     """Pictures (uint8, all of one size), one table row for each picture, one labels row for each identity.
 
-    ``pictures`` has at least the column ``id``; ``labels`` is indexed by identity and may have no columns. ValueError
-    where these do not agree.
+    ``pictures`` has at least the column ``id``, and a column ``context`` where it is known what a picture shows beside
+    the person; ``labels`` is indexed by identity and may have no columns. ValueError where these do not agree.
     """
 
     images: UInt8[np.ndarray, "pictures height width 3"]
@@ -64,9 +63,10 @@ class People:
             raise ValueError(f"people: {some(differing)} have pictures or labels alone; expected both of everybody")
 
     @classmethod
-    def render(cls, split: str, count: int, views: int, size: int = 64) -> "People":
-        """The first ``count`` people of a split of the pocket world."""
-        images, table = render_population(split, range(whole_number("count", count)), views, size)
+    def render(cls, split: str, count: int, views: int, size: int = 64, first_view: int = 0) -> "People":
+        """The first ``count`` people of a split of the pocket world, ``views`` of each from ``first_view`` on."""
+        people = range(whole_number("count", count))
+        images, table = render_population(split, people, views, size, first_view=first_view)
         table.insert(0, "id", [identity_name(split, i) for i in table["person"]])
         labels = table.drop_duplicates("id").set_index("id")[list(ATTRIBUTES)].astype(bool)
         pictures = table.drop(columns=list(ATTRIBUTES))
@@ -94,9 +94,36 @@ class People:
         known_identity(identity, self._rows, "this set of people")
         return self.images[self._rows[identity]]
 
+    def parted(self, apart: int) -> tuple["People", "People"]:
+        """The same people twice: without and with only the last ``apart`` pictures of each, at most half of them.
+
+        Who has a single picture has it in both.
+        """
+        last, rows = whole_number("apart", apart), list(map(self._rows.get, self.ids))
+        counts = [min(last, len(own) // 2) for own in rows]
+        kept = [own[: len(own) - count] for own, count in zip(rows, counts, strict=True)]
+        others = [own[-max(count, 1) :] for own, count in zip(rows, counts, strict=True)]
+        return tuple(self._only(np.concatenate(part), self.labels) for part in (kept, others))
+
+    def only(self, ids: list[str]) -> "People":
+        """These people alone, in this order; ValueError for one that is not there."""
+        for identity in ids:
+            known_identity(identity, self._rows, "this set of people")
+        return self._only(np.concatenate([self._rows[i] for i in ids]), self.labels.loc[list(ids)])
+
+    def _only(self, rows: Int[np.ndarray, " pictures"], labels: pd.DataFrame) -> "People":
+        return People(self.images[rows], self.pictures.iloc[rows].reset_index(drop=True), labels)
+
     def fingerprints(self) -> dict[str, str]:
         """By identity, a hash of its pictures."""
         return {i: hashlib.sha256(self.images[self._rows[i]].tobytes()).hexdigest()[:16] for i in self.ids}
+
+    def contexts(self) -> dict[str, list[str]]:
+        """By identity, what each picture shows beside the person; of nobody where that is not known of any."""
+        if "context" not in self.pictures:
+            return {}
+        said = self.pictures["context"].fillna("").to_numpy(str)
+        return {i: said[self._rows[i]].tolist() for i in self.ids}
 
     def latents(
         self, pipeline: StableDiffusionPipeline, batch_pixels: int = 2**20
@@ -119,7 +146,7 @@ class People:
 
     def save(self, folder: str | Path) -> None:
         """Write the set as a folder, complete or not at all: where writing fails, an earlier set stays."""
-        make_folder(folder := a_path(folder, _EXPECTED))
+        folder = make_folder(a_path(folder, _EXPECTED))
         with ExitStack() as files:  # the labels, entered first, are put in their place last
             names = ("labels.parquet", "pictures.parquet", "images.npy")
             labels, pictures, images = (files.enter_context(replacing(folder / name)) for name in names)

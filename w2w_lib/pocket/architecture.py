@@ -5,11 +5,13 @@ from functools import cache
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, trainers
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from w2w_lib.models.prompts import IDENTIFIER
 
 MAX_TOKENS = 77
+WORD_SCALE = 0.5  # standard deviation of new words' embeddings: what layers add must not drown rare words
 
 
 def build_tokenizer(words: list[str]) -> CLIPTokenizer:
@@ -53,7 +55,9 @@ def build_text_encoder(
         pad_token_id=tokenizer.pad_token_id,
         attn_implementation="eager",
     )
-    return CLIPTextModel(config)
+    encoder = CLIPTextModel(config)
+    nn.init.normal_(encoder.get_input_embeddings().weight, std=WORD_SCALE)
+    return encoder
 
 
 def build_unet(latent_channels: int, latent_size: int, channels: list[int], text_width: int) -> UNet2DConditionModel:

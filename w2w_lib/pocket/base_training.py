@@ -1,10 +1,10 @@
 """Train the pocket base, a small Stable Diffusion, on captioned renders of people who appear nowhere else."""
 
 import json
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -17,41 +17,43 @@ from tqdm import tqdm
 
 from w2w_lib.files.atomic import replacing, write_text
 from w2w_lib.files.regular import regular_file
-from w2w_lib.people.rendered.captions import VOCABULARY
-from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer, build_unet, pocket_scheduler
+from w2w_lib.pocket.architecture import MAX_TOKENS, build_unet, pocket_scheduler
+from w2w_lib.pocket.codec import PatchCodec
 from w2w_lib.pocket.codec_training import face_weight
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.pocket.text_training import end_positions, train_text_encoder
-from w2w_lib.pocket.training_data import BaseData, prepare_data
+from w2w_lib.pocket.text_states import end_positions
+from w2w_lib.pocket.text_training import train_text_encoder
+from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec, tokenizer_of
 from w2w_lib.training import compilation
 
 
 class BaseTrainer:
-    """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; the text encoder is frozen."""
+    """UNet in bf16 with fp32 master weights, AdamW, EMA and checkpoints; a "joint" text encoder learns with it."""
 
     def __init__(self, recipe: BaseRecipe, data: BaseData, work: Path, device: str = "cpu", compiled: bool = False):
-        self.recipe, self.data, self.work, self.device = recipe, data, work, device
-        self.tokenizer = build_tokenizer(VOCABULARY)
-        self.text_encoder, self.text_read = train_text_encoder(recipe, data, work)
-        self.summaries = self._summaries()
+        self.recipe, self.data, self.work, self.device = recipe, data.to(device), work, device
+        self.tokenizer = tokenizer_of(recipe.known)
+        self.text_encoder, self.text_read = train_text_encoder(recipe, self.data, work)
         torch.manual_seed(recipe.seed)
         self.unet = self._new_unet()
         self.unet.set_attn_processor(AttnProcessor())
         self.scheduler = pocket_scheduler()
-        self.masters = [p.detach().clone().to(device) for p in self.unet.parameters()]
+        self.masters = [p.detach().clone().to(device).requires_grad_() for p in self.unet.parameters()]
         self.unet.to(device, torch.bfloat16, memory_format=torch.channels_last)
-        self.forward = compilation.compiled(self.unet) if compiled else self.unet
+        self.forward = compilation.compiled(self.unet, recorded=device != "cpu") if compiled else self.unet
         for master in self.masters:
             master.grad = torch.zeros_like(master)
+        self.words = [*self.text_encoder.parameters()] if recipe.text_objective == "joint" else []
+        self.learned = [*self.masters, *self.words]
         self.optimizer = torch.optim.AdamW(
-            self.masters,
+            self.learned,
             recipe.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=recipe.weight_decay,
             fused=True,
         )
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
-        self.ema = EMAModel(self.masters, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75)
+        self.ema = EMAModel(self.learned, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self.weight = face_weight(*data.latents.shape[-2:], recipe.face_weight).to(device)
         self.step, self.log = 0, []
 
@@ -59,84 +61,80 @@ class BaseTrainer:
         recipe, size = self.recipe, self.data.latents.shape[-1]
         return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
 
-    @torch.no_grad()
-    def _summaries(self) -> Float[Tensor, "images captions width"]:
-        """The end-of-text state of every caption."""
-        parts = []
-        for tokens in tqdm(self.data.tokens.flatten(0, 1).split(512), desc="read captions"):
-            states = self._states(tokens)
-            parts.append(states[torch.arange(len(tokens)), end_positions(tokens, self.tokenizer)].to(torch.bfloat16))
-        return torch.cat(parts).reshape(*self.data.tokens.shape[:2], -1)
-
-    @torch.no_grad()
     def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(tokens.device.type, torch.bfloat16):
             return self.text_encoder(tokens.long()).last_hidden_state
 
     def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Float[Tensor, "batch tokens width"]:
-        """Text states of captions, or the end-of-text state alone: the whole caption in one vector.
+        """Text states of captions, or their last one alone, in which the encoder has seen all words.
 
-        A rank-1 adapter on keys and values shifts all positions alike, so the UNet must know how to read a person from
-        such a shift, not only from the words of a caption. To attend to one position is to attend to 77 equal ones.
+        To attend to one position is to attend to 77 equal ones.
         """
-        if summarised:
-            return self.summaries[rows, columns][:, None]
-        return self._states(self.data.tokens[rows, columns])
+        tokens = self.data.tokens[rows, columns]
+        states = self._states(tokens)
+        if not summarised:
+            return states
+        return states[torch.arange(len(tokens), device=tokens.device), end_positions(tokens, self.tokenizer)][:, None]
 
     def _loss(
         self, forward, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
     ) -> Float[Tensor, " batch"]:
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
-        noisy = noisy.to(self.device, torch.bfloat16, memory_format=torch.channels_last)
-        prediction = forward(noisy, timesteps.to(self.device), text.to(self.device, torch.bfloat16)).sample
-        errors = F.mse_loss(prediction.float(), target.to(self.device), reduction="none")
+        noisy = noisy.to(torch.bfloat16, memory_format=torch.channels_last)
+        prediction = forward(noisy, timesteps, text.to(torch.bfloat16)).sample
+        errors = F.mse_loss(prediction.float(), target, reduction="none")
         return (errors * self.weight).mean((1, 2, 3))
 
-    def train_step(self) -> float:
+    def train_step(self) -> Float[Tensor, ""]:
         """One AdamW step; its randomness depends on the seed and the step alone, so runs resume exactly."""
-        recipe, data = self.recipe, self.data
-        rng = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
-        count = len(data.latents) - data.held_out
-        rows = torch.randint(count, (recipe.batch_size,), generator=rng)
-        columns = torch.randint(data.tokens.shape[1], (recipe.batch_size,), generator=rng)
+        recipe, data, device = self.recipe, self.data, self.device
+        seed = recipe.seed * 1_000_003 + self.step
+        rng, coin = torch.Generator(device).manual_seed(seed), torch.Generator().manual_seed(seed)
+        drawn, named = (recipe.batch_size,), round(recipe.known_share * recipe.batch_size) if data.known else 0
+        known = torch.randint(max(data.known, 1), (named,), generator=rng, device=device)
+        described = (data.known, len(data.latents) - data.held_out, (recipe.batch_size - named,))
+        rows = torch.cat([known, torch.randint(*described, generator=rng, device=device)])
+        columns = torch.randint(data.tokens.shape[1], drawn, generator=rng, device=device)
         # One timestep in each of batch_size equal strata: the same expectation, less noise.
-        strata = (torch.arange(recipe.batch_size) + torch.rand(recipe.batch_size, generator=rng)) / recipe.batch_size
+        shifts = torch.rand(drawn, generator=rng, device=device)
+        strata = (torch.randperm(recipe.batch_size, generator=rng, device=device) + shifts) / recipe.batch_size
         count = self.scheduler.config.num_train_timesteps
         timesteps = (strata * count).long().clamp(max=count - 1)  # a last stratum may round up to 1
-        noise = torch.randn(data.latents[rows].shape, generator=rng)
-        summarised = bool(torch.rand((), generator=rng) < recipe.summary_share)
+        latents = data.latents[rows]
+        noise = torch.randn(latents.shape, generator=rng, device=device)
+        summarised = torch.rand((), generator=coin).item() < recipe.summary_share
         text = self._text(rows, columns, summarised)
-        loss = self._loss(self.forward, data.latents[rows], noise, timesteps, text).mean()
+        loss = self._loss(self.forward, latents, noise, timesteps, text).mean()
         loss.backward()
         parameters = [*self.unet.parameters()]
         torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in parameters])
-        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
         self.optimizer.step()
         self.schedule.step()
         with torch.no_grad():
             torch._foreach_copy_(parameters, self.masters)
-        for parameter in parameters:
+        for parameter in (*parameters, *self.words):
             parameter.grad = None
-        self.ema.step(self.masters)
+        self.ema.step(self.learned)
         self.step += 1
-        return loss.item()
+        return loss.detach()
 
     @torch.no_grad()
     def caption_signal(self) -> dict[str, float]:
         """Denoising loss on people never trained on, with the right, the dropped and a wrong caption."""
-        rows = torch.arange(len(self.data.latents))[-self.data.held_out :]
+        rows = torch.arange(len(self.data.latents), device=self.device)[-self.data.held_out :]
         richest = self.data.mentioned[rows].sum(-1).argmax(1)
         rng = torch.Generator().manual_seed(1)
         latents = self.data.latents[rows]
-        noise = torch.randn(latents.shape, generator=rng)
-        timesteps = torch.linspace(300, 999, len(rows)).long()[torch.randperm(len(rows), generator=rng)]
+        noise = torch.randn(latents.shape, generator=rng).to(self.device)
+        timesteps = torch.linspace(300, 999, len(rows)).long()[torch.randperm(len(rows), generator=rng)].to(self.device)
         bare = self.tokenizer("person", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
         right = self._text(rows, richest, False)
         captions = {
             "right": right,
             "summary": self._text(rows, richest, True),
-            "dropped": self._states(bare).expand(len(rows), -1, -1),
+            "dropped": self._states(bare.to(self.device)).expand(len(rows), -1, -1),
             "wrong": right.roll(7, 0),
         }
         return {
@@ -146,7 +144,7 @@ class BaseTrainer:
 
     def save_checkpoint(self) -> None:
         state = {
-            "masters": self.masters,
+            "learned": self.learned,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "ema": [p.clone() for p in self.ema.shadow_params],
@@ -164,7 +162,7 @@ class BaseTrainer:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
         with torch.no_grad():
-            for target, source in ((self.masters, state["masters"]), (self.ema.shadow_params, state["ema"])):
+            for target, source in ((self.learned, state["learned"]), (self.ema.shadow_params, state["ema"])):
                 torch._foreach_copy_(target, source)
             torch._foreach_copy_([*self.unet.parameters()], self.masters)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -173,14 +171,15 @@ class BaseTrainer:
         self.step, self.log = state["step"], state["log"]
         return True
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """The model with its averaged weights, as a pipeline in fp32 on the CPU."""
-        unet = self._new_unet()
+    def pipeline(self, codec: PatchCodec) -> StableDiffusionPipeline:
+        """The model with its averaged weights and this codec, as a pipeline in fp32 on the CPU."""
+        unet, text_encoder = self._new_unet(), deepcopy(self.text_encoder).cpu()
+        averaged = [*unet.parameters(), *(text_encoder.parameters() if self.words else ())]
         with torch.no_grad():
-            torch._foreach_copy_([*unet.parameters()], [average.cpu() for average in self.ema.shadow_params])
+            torch._foreach_copy_(averaged, [average.cpu() for average in self.ema.shadow_params])
         return StableDiffusionPipeline(
-            vae=self.data.codec,
-            text_encoder=self.text_encoder,
+            vae=codec,
+            text_encoder=text_encoder.eval(),
             tokenizer=self.tokenizer,
             unet=unet.eval(),
             scheduler=self.scheduler,
@@ -242,16 +241,18 @@ def train_base(
 ) -> list[dict]:
     """Train (or continue) the base, write it as a half-precision pipeline folder ``out``, return the loss log.
 
-    Interrupt it at any time: the next call continues from the last checkpoint in ``work``. The UNet trains on
-    ``device``, by default a GPU if there is one; all else is done by the CPU. ``compiled`` trains a third faster where
-    there is a C++ compiler. A base that is already in ``out`` is left as it is; ValueError if it was made by another
-    recipe.
+    Interrupt it at any time: the next call continues from the last checkpoint in ``work``. The networks train on
+    ``device``, by default a GPU if there is one; the CPU renders and writes captions. ``compiled`` trains a third
+    faster where there is a C++ compiler. A base that is already in ``out`` is left as it is; ValueError if it was made
+    by another recipe.
     """
     if (out / "training.json").exists():
         return _finished(recipe, out)
     _begin(recipe, work)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = BaseTrainer(recipe, prepare_data(recipe, work, compiled), work, device, compiled)
+    data = prepare_data(recipe, work)
+    codec = refined_codec(recipe, data, work, device, compiled)
+    trainer = BaseTrainer(recipe, data, work, device, compiled)
     trainer.load_checkpoint()
     recent = []
     bar = tqdm(total=recipe.steps, initial=trainer.step, desc="train base", unit="step", mininterval=10)
@@ -259,12 +260,12 @@ def train_base(
         recent.append(trainer.train_step())
         bar.update()
         if trainer.step % checkpoint_every == 0 or trainer.step == recipe.steps:
-            entry = {"step": trainer.step, "loss": float(np.mean(recent)), **trainer.caption_signal()}
+            entry = {"step": trainer.step, "loss": torch.stack(recent).mean().item(), **trainer.caption_signal()}
             trainer.log.append(entry)
             bar.write(json.dumps(entry))
             recent.clear()
             trainer.save_checkpoint()
     bar.close()
-    trainer.pipeline().to(dtype=torch.float16).save_pretrained(out)
+    trainer.pipeline(codec).to(dtype=torch.float16).save_pretrained(out)
     write_text(json.dumps({"recipe": asdict(recipe), "log": trainer.log}, indent=1), out / "training.json")
     return trainer.log

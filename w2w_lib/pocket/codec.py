@@ -8,6 +8,7 @@ neighbourhood of latents back to the patch. What that map blurs, a small convolu
 """
 
 from collections.abc import Sequence
+from itertools import pairwise, zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -34,27 +35,30 @@ class DeterministicPosterior:
 
 
 class Refiner(nn.Module):
-    """What the linear decoder misses of a picture: two resolutions of residual blocks, 0 before training."""
+    """What the linear decoder misses of a picture: residual blocks at doubling resolutions, 0 before training.
+
+    The first resolution is the latent's; the pixels within a cell of the last one are its channels (``PixelShuffle``).
+    """
 
     def __init__(self, latent_channels: int, channels: Sequence[int], blocks: int, patch: int, out_channels: int):
         super().__init__()
-        coarse, fine = channels
-        self.conv_in = nn.Conv2d(latent_channels, coarse, 3, padding=1)
-        self.coarse = nn.ModuleList(_block(coarse) for _ in range(blocks))
-        self.finer = nn.Sequential(nn.Conv2d(coarse, fine * 4, 1), nn.PixelShuffle(2))
-        self.fine = nn.ModuleList(_block(fine) for _ in range(blocks))
-        self.conv_out = nn.Conv2d(fine, out_channels * (patch // 2) ** 2, 3, padding=1)
-        self.pixels = nn.PixelShuffle(patch // 2)
+        cell = patch // 2 ** (len(channels) - 1)  # pixels a side of the finest resolution's cells
+        self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
+        self.levels = nn.ModuleList(nn.ModuleList(_block(width) for _ in range(blocks)) for width in channels)
+        self.finer = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2)) for coarse, fine in pairwise(channels)
+        )
+        self.conv_out = nn.Conv2d(channels[-1], out_channels * cell**2, 3, padding=1)
+        self.pixels = nn.PixelShuffle(cell)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, z: Float[Tensor, "batch channels height width"]) -> Tensor:
         hidden = self.conv_in(z)
-        for block in self.coarse:
-            hidden = block(hidden, None)
-        hidden = self.finer(hidden)
-        for block in self.fine:
-            hidden = block(hidden, None)
+        for blocks, finer in zip_longest(self.levels, self.finer):
+            for block in blocks:
+                hidden = block(hidden, None)
+            hidden = hidden if finer is None else finer(hidden)
         return self.pixels(self.conv_out(hidden))
 
 
@@ -63,7 +67,7 @@ def _block(channels: int) -> ResnetBlock2D:
 
 
 class PatchCodec(ModelMixin, ConfigMixin):
-    """Autoencoder of image patches: a strided convolution in, a wider transposed convolution and a refiner out."""
+    """Autoencoder of image patches: a strided convolution in; out, a convolution to patches' pixels and a refiner."""
 
     @register_to_config
     def __init__(
@@ -75,12 +79,15 @@ class PatchCodec(ModelMixin, ConfigMixin):
         refiner_channels: Sequence[int] | None = None,
         refiner_blocks: int = 3,
         scaling_factor: float = 1.0,
-        block_out_channels: Sequence[int] = (3, 3, 3, 3),
+        block_out_channels: Sequence[int] = (),
     ):
         super().__init__()
-        reach = patch * (context // 2)
+        # A pipeline reads the size of a cell from this setting's length, as an AutoencoderKL halves between its blocks.
+        self.register_to_config(block_out_channels=[in_channels] * patch.bit_length())
         self.encoder = nn.Conv2d(in_channels, latent_channels, patch, stride=patch)
-        self.decoder = nn.ConvTranspose2d(latent_channels, in_channels, patch * context, stride=patch, padding=reach)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(latent_channels, in_channels * patch**2, context, padding=context // 2), nn.PixelShuffle(patch)
+        )
         self.refiner = None
         if refiner_channels:
             self.refiner = Refiner(latent_channels, refiner_channels, refiner_blocks, patch, in_channels)
@@ -134,10 +141,7 @@ def fit_patch_codec(
     gram = neighbourhoods.T @ neighbourhoods / len(neighbourhoods)
     cross = neighbourhoods.T @ (flat - mean) / len(neighbourhoods)
     solution = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross)
-    # (channel, dy, dx) -> (colour, py, px): neighbour (dy, dx) sits context//2 - dy patches away, so the transposed
-    # kernel holds the neighbourhood mirrored.
-    kernel = solution.reshape(latent_channels, context, context, channels, patch, patch).flip(1, 2)
-    kernel = kernel.permute(0, 3, 1, 4, 2, 5).reshape(latent_channels, channels, patch * context, patch * context)
-    codec.decoder.weight.copy_(kernel)
-    codec.decoder.bias.copy_(colour)
+    to_patches = codec.decoder[0]  # (channel, dy, dx) -> (colour, py, px)
+    to_patches.weight.copy_(solution.T.reshape(to_patches.weight.shape))
+    to_patches.bias.copy_(mean)
     return codec.eval()

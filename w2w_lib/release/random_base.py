@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTokenizer
 from transformers.utils import logging
 
-from w2w_lib.files.folders import make_folder
+from w2w_lib.files.atomic import make_folder
 from w2w_lib.inputs import a_path
 from w2w_lib.pocket.architecture import build_text_encoder, build_tokenizer
 

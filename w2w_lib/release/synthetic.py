@@ -12,19 +12,14 @@ from jaxtyping import Float
 from peft import LoraConfig
 from torch import Tensor
 
-from w2w_lib.files.folders import make_folder
+from w2w_lib.files.atomic import make_folder
 from w2w_lib.inputs import a_path, instance, whole_number
 from w2w_lib.lora.adapter_files import PEFT_CONFIG
 from w2w_lib.lora.layout import AdapterLayout
+from w2w_lib.release.celeba import CELEBA
 from w2w_lib.release.files import ALL_WEIGHTS, BASIS, COEFFICIENTS, DIMENSIONS, LABELS, MEAN, STD
 from w2w_lib.space.arguments import generator
 
-CELEBA = """
-5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair
-Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male
-Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks
-Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
-Wearing_Necktie Young""".split()  # Liu et al. 2015
 TARGET_MODULES = ["query", "value", "to_v", "to_q"]  # as the release's configuration names them
 DECAY = 0.7  # variances of the components fall as k^-DECAY
 DEVIATIONS = (2e-4, 2e-3)  # smallest and largest standard deviation of a parameter

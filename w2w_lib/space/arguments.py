@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import described, some, whole_number
+from w2w_lib.inputs import known_seed, some, texts
 
 CHUNK = 2**24  # numbers that are worked on at a time: what a step needs beside the matrix itself
-LAST_SEED = 2**32 - 1  # NumPy's; PyTorch knows more
 
 
 def parts(rows: Tensor) -> Iterator[Tensor]:
@@ -40,28 +39,13 @@ def finite_rows(
 
 def unique_ids(ids: Sequence[str], count: int) -> list[str]:
     """Identities, ``count`` of them; ValueError for another number of them, or one that is there twice."""
-    ids = listed_ids(ids)
+    ids = texts("ids", ids)
     if len(ids) != count:
         raise ValueError(f"{len(ids)} ids for {count} models: expected one for each")
     if len(set(ids)) < count:
         seen = set()
         raise ValueError(f"ids {some([i for i in ids if i in seen or seen.add(i)])} are there more than once")
     return ids
-
-
-def listed_ids(ids: Iterable[str]) -> list[str]:
-    """Identities in an order; ValueError for one text, a set, and what are no texts."""
-    if isinstance(ids, str | set | frozenset) or not isinstance(ids, Iterable):
-        raise ValueError(f"ids: expected a list of strings, found {described(ids)}")
-    ids = list(ids)
-    if wrong := [i for i in ids if not isinstance(i, str)]:
-        raise ValueError(f"ids: expected strings, found {described(wrong[0])}")
-    return ids
-
-
-def known_seed(seed: int) -> int:
-    """A seed that NumPy and PyTorch take."""
-    return whole_number("seed", seed, 0, LAST_SEED)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from w2w_lib.files.tensors import floating
-from w2w_lib.inputs import finite_number, instance, whole_number
-from w2w_lib.space.arguments import finite_rows, generator, known_seed, parts
+from w2w_lib.inputs import finite_number, instance, known_seed, whole_number
+from w2w_lib.space.arguments import finite_rows, generator, parts
 from w2w_lib.space.directions import Direction
 from w2w_lib.space.weight_space import WeightSpace
 
@@ -34,17 +34,30 @@ def held_out_share(space: WeightSpace, weights: Float[Tensor, "models d"]) -> fl
     return kept / whole
 
 
-def outside(space: WeightSpace, weights: Float[Tensor, "models d"], seed: int) -> Float[Tensor, "models d"]:
-    """For every model a random one as far from the mean, in a direction orthogonal to all components."""
-    weights = finite_rows("weights", weights, space.layout.dimension, axes=2)
-    if len(space.components) >= space.layout.dimension:
-        raise ValueError(f"a space of all {space.layout.dimension} dimensions has no outside: truncate it")
-    noise = torch.randn(weights.shape, generator=generator(seed))
-    noise -= noise @ space.components.T @ space.components
-    if space.scale is not None:
-        noise *= space.scale
-    noise *= ((weights - space.mean_model).norm(dim=1) / noise.norm(dim=1))[:, None]
-    return noise.add_(space.mean_model)
+def beyond(space: WeightSpace, coefficients: Float[Tensor, "models kept"], seed: int) -> Float[Tensor, "models pcs"]:
+    """For every model a random one as far from the mean, that differs from it in the components beyond those kept.
+
+    ``space`` has more components than the models have coefficients. The first are at the training models' mean, the
+    others drawn from N(mu_k, sigma_k) and stretched to the model's own distance.
+    """
+    kept = floating("coefficients", coefficients).shape[-1:].numel()
+    coefficients = finite_rows("coefficients", coefficients, kept, axes=2)
+    if kept >= len(space.components):
+        raise ValueError(f"space of {len(space.components)} components, of which {kept} are kept: expected more")
+    mean = space.coefficients.mean(0)
+    drawn = space.sample(len(coefficients), seed) - mean
+    drawn[:, :kept] = 0
+    distance = (coefficients - mean[:kept]).norm(dim=1, keepdim=True)
+    return mean + drawn * distance / drawn.norm(dim=1, keepdim=True)
+
+
+def rotated(coefficients: Float[Tensor, "models pcs"], seed: int) -> Float[Tensor, "models pcs"]:
+    """The same vectors, all turned by one random rotation: as long, in the same span, each component's spread mixed."""
+    width = floating("coefficients", coefficients).shape[-1:].numel()
+    coefficients = finite_rows("coefficients", coefficients, width, axes=2)
+    noise = torch.randn(width, width, generator=generator(seed), dtype=torch.float64)
+    axes, upper = torch.linalg.qr(noise)
+    return coefficients @ (axes * upper.diagonal().sign()).float()  # Haar-distributed (Mezzadri 2007)
 
 
 def random_direction(space: WeightSpace, components: int, seed: int) -> Direction:

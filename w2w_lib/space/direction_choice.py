@@ -11,8 +11,9 @@ from torch import Tensor
 from w2w_lib.inputs import described, whole_number
 from w2w_lib.space.arguments import finite_rows
 from w2w_lib.space.direction_labels import labels_of_rows, training_labels
-from w2w_lib.space.direction_methods import METHODS, fit_method, known_method
+from w2w_lib.space.direction_methods import METHODS, fit_method
 from w2w_lib.space.directions import aucs_of
+from w2w_lib.space.method_names import known_method
 from w2w_lib.space.weight_space import WeightSpace
 
 

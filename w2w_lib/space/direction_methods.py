@@ -16,8 +16,6 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from w2w_lib.inputs import nearest
-
 LOGIT_VARIANCE = 10.0  # logistic regression: of a logit before any label is seen, however many components
 ITERATIONS = 1000  # of its solver, at most
 
@@ -63,13 +61,6 @@ METHODS = {
     "lda": Method(discriminant),
     "logistic": Method(logistic),
 }
-
-
-def known_method(method: str) -> str:
-    """One of ``METHODS``; ValueError for another."""
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"no method {method!r}{nearest(str(method), METHODS)}")
-    return method
 
 
 def fit_method(

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.tensors import floating, read_tensors
-from w2w_lib.inputs import described, finite_number, instance, whole_number
-from w2w_lib.space.arguments import finite_rows, known_seed
+from w2w_lib.inputs import described, finite_number, instance, known_seed, whole_number
+from w2w_lib.space.arguments import finite_rows
 from w2w_lib.space.direction_labels import labels_of_rows, training_labels
-from w2w_lib.space.direction_methods import fit_method, known_method
+from w2w_lib.space.direction_methods import fit_method
+from w2w_lib.space.method_names import known_method
 from w2w_lib.space.weight_space import WeightSpace
 
 UNIT = 1e-3  # how far from 1 the length of a score may be, and the change of the projection by one unit

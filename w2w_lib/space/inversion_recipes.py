@@ -1,11 +1,10 @@
 """The settings of an inversion, and the recipes that have a name."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from w2w_lib.inputs import checked, nearest
-from w2w_lib.space.arguments import LAST_SEED
+from w2w_lib.inputs import Seed, checked, nearest
 
 
 @checked
@@ -24,7 +23,7 @@ class InversionRecipe:
     units: Literal["deviations", "raw"] = "deviations"
     schedule: Literal["cosine", "constant"] = "cosine"  # of the learning rate
     timesteps: tuple[int, int] = (0, 1000)
-    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if not 0 <= self.timesteps[0] < self.timesteps[1]:

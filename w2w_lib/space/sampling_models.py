@@ -6,8 +6,8 @@ from jaxtyping import Float
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from w2w_lib.inputs import instance, whole_number
-from w2w_lib.space.arguments import generator, known_seed
+from w2w_lib.inputs import instance, known_seed, whole_number
+from w2w_lib.space.arguments import generator
 from w2w_lib.space.weight_space import WeightSpace
 
 STARTS = 5  # of the mixture's fit; the likeliest is kept

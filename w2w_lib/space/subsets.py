@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w_lib.inputs import instance, whole_number
+from w2w_lib.inputs import instance, known_seed, whole_number
 from w2w_lib.lora.layout import AdapterLayout
-from w2w_lib.space.arguments import generator, known_seed
+from w2w_lib.space.arguments import generator
 from w2w_lib.space.weight_space import WeightSpace
 
 Key = tuple[int, int]  # number of people, repeat

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.tensors import finite, floating, read_tensors
-from w2w_lib.inputs import finite_number, instance, some, whole_number
+from w2w_lib.inputs import finite_number, instance, known_seed, some, texts, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.space.arguments import (
     CHUNK,
     digest,
     finite_rows,
     generator,
-    known_seed,
-    listed_ids,
     parts,
     rows_fingerprint,
     unique_ids,
@@ -69,7 +67,7 @@ class WeightSpace:
 
     def __post_init__(self):
         instance("layout", self.layout, AdapterLayout)
-        unique_ids(self.ids, models := len(listed_ids(self.ids)))
+        unique_ids(self.ids, models := len(texts("ids", self.ids)))
         tensors = self._tensors()
         for name, tensor in tensors.items():
             if floating(name, tensor).dtype not in (types := STORED.get(name, (torch.float32,))):
@@ -111,7 +109,7 @@ class WeightSpace:
         """
         instance("layout", layout, AdapterLayout)
         instance("standardise", standardise, bool)
-        ids = listed_ids(ids)
+        ids = texts("ids", ids)
         weights = finite_rows("weights", weights, layout.dimension, ids, axes=2).detach().cpu()
         ids = unique_ids(ids, len(weights))
         if len(weights) < 2:

@@ -9,8 +9,10 @@ from torch import nn
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def compiled(module: nn.Module) -> nn.Module:
+def compiled(module: nn.Module, recorded: bool = False) -> nn.Module:
     """``torch.compile`` for batches of one size; what it makes is kept in a private folder of the user's cache.
+
+    ``recorded`` as CUDA graphs, a GPU's kernels start all at once: faster where each has little to do.
 
     PyTorch runs what it finds in its caches, by default in a folder of the shared temporary one, which another user of
     the machine could have made before us. A cache that the user chose is left as it is. ValueError where a folder is
@@ -22,7 +24,7 @@ def compiled(module: nn.Module) -> nn.Module:
     if os.environ.get(CACHE, str(shared)) == str(shared):  # PyTorch sets it to its default when it is imported
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         os.environ[CACHE] = str(private(Path(home).absolute() / "w2w_torchinductor"))
-    return torch.compile(module, dynamic=False)
+    return torch.compile(module, dynamic=False, mode="reduce-overhead" if recorded else None)
 
 
 def private(folder: Path) -> Path:

@@ -16,7 +16,8 @@ def fine_tuned(fleet: Fleet, latents: Latents, at_once: int = 32) -> Float[Tenso
     """
     ids, at_once = list(latents), whole_number("at_once", at_once)
     groups = [ids[first : first + at_once] for first in range(0, len(ids), at_once)] or [[]]
-    weights = torch.cat([fleet.train({i: latents[i] for i in group})[0] for group in groups])
+    with fleet.session() as train:
+        weights = torch.cat([train({i: latents[i] for i in group})[0] for group in groups])
     if lost := [i for i, row in zip(ids, weights, strict=True) if not row.isfinite().all()]:
         raise ValueError(f"the weights of {lost[0]!r} became NaN or infinite: lower the learning rate")
     return weights

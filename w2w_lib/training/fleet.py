@@ -6,26 +6,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from w2w_lib.files.tensors import floating
 from w2w_lib.inputs import instance, some, whole_number
 from w2w_lib.lora.batched import apply_adapters
-from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import denoising_loss, stream
-from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.memory import peak_bytes
 from w2w_lib.training.loop import Latents, TrainingLoop
 from w2w_lib.training.memory import plan
-from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.training.prompt_table import texts_fingerprint
 from w2w_lib.training.shards import require_ids
 from w2w_lib.training.weights_dataset import WeightsDataset
 from w2w_lib.training.workers import train_in_groups
-
-LAST_SEED = 2**64 - 1  # PyTorch's
 
 
 class Fleet(TrainingLoop):
@@ -34,34 +28,14 @@ class Fleet(TrainingLoop):
     ``initial`` is the starting vector of all. ``compiled`` lets ``torch.compile`` fuse what lies between the matrix
     products: half a minute at the start (a C++ compiler is needed on a CPU), then faster steps, in the pocket profile
     by a quarter. ``checkpointing`` keeps fewer activations and computes them again in the backward pass: more adapters
-    fit, each step takes about a third longer. ValueError for class pictures' latents that are not of the base's size,
-    a layout of another base and a seed that PyTorch does not take.
+    fit, each step takes about a third longer.
+
+    With the recipe's ``instance_prompt`` "context", the prompt of a person's picture also names what it shows beside
+    the person (``contexts``, by identity one text for each picture), so that an adapter need not learn that, and the
+    prompt of a class picture likewise (``prior_contexts``: what it was generated for). Whose contexts are not given has
+    the plain prompt. ValueError for class pictures' latents that are not of the base's size, and a layout of another
+    base.
     """
-
-    def __init__(
-        self,
-        pipeline: StableDiffusionPipeline,
-        layout: AdapterLayout,
-        recipe: FleetRecipe,
-        prior_latents: Float[Tensor, "images channels height width"],
-        compiled: bool = False,
-        checkpointing: bool = False,
-    ):
-        instance("pipeline", pipeline, StableDiffusionPipeline)
-        instance("layout", layout, AdapterLayout)
-        instance("recipe", recipe, FleetRecipe)
-        floating("class pictures", prior_latents)
-        if (found := fingerprint(pipeline)) != layout.base:
-            raise ValueError(f"the layout is of base {layout.base}, this pipeline is base {found}: open that base")
-        whole_number("seed", recipe.seed, 0, LAST_SEED)
-        super().__init__(pipeline, layout, recipe, prior_latents.detach(), compiled, checkpointing)
-
-    def require(self, latents: Latents) -> None:
-        """ValueError for latents that are none, not finite or not of this base's size."""
-        instance("latents", latents, Mapping)
-        for identity, own in latents.items():
-            floating(f"{identity}: latents", own)
-        super().require(latents)
 
     def dataset(self, folder: str | Path, also: Mapping[str, object] | None = None) -> WeightsDataset:
         """Open or begin the dataset that this fleet's adapters go into.
@@ -69,11 +43,16 @@ class Fleet(TrainingLoop):
         ``also`` is what decides them beside the recipe, such as how the class pictures were made. ValueError as for
         ``WeightsDataset.create``, and for names that the recipe has, too.
         """
-        recipe, also = self.recipe.to_dict(), also or {}
+        recipe, also = self._decided(), also or {}
         instance("also", also, Mapping)
         if twice := recipe.keys() & also.keys():
             raise ValueError(f"{some(sorted(twice))}: settings of the recipe; expected other names beside it")
         return WeightsDataset.create(folder, self.layout, recipe | dict(also), self.initial, self.dtype)
+
+    def _decided(self) -> dict[str, object]:
+        """The recipe, and the class pictures' prompts where they are not all the same."""
+        named = self.prompts.class_prompts
+        return self.recipe.to_dict() | ({"class_prompts": texts_fingerprint(named)} if named else {})
 
     def memory_per_model(self, latents: Float[Tensor, "images channels height width"]) -> int:
         """Bytes that one training step takes for each adapter: on a GPU its peak, on a CPU what autograd saves."""
@@ -96,10 +75,9 @@ class Fleet(TrainingLoop):
     def _first_step(self, latents: Tensor) -> None:
         recipe = self.recipe
         weights = self.initial[None].to(self.device).requires_grad_()
-        batch = self._batch([latents], [stream(recipe.seed, "memory")])
-        text = self.instance_text.expand(len(batch[0]), -1, -1)
+        batch = self._batch({"": latents}, [stream(recipe.seed, "memory")])
         with apply_adapters(self.unet, self.layout, weights, each=len(batch[0])):
-            denoising_loss(self.unet, self.scheduler, *batch, text).sum().backward()
+            denoising_loss(self.unet, self.scheduler, *batch).sum().backward()
 
     def train_all(
         self,
@@ -128,9 +106,11 @@ class Fleet(TrainingLoop):
         require_ids(latents)
         self.require(latents)
         with dataset.lock():
-            dataset.require(self.layout, dataset.recipe | self.recipe.to_dict(), self.initial, self.dtype)
+            dataset.require(self.layout, dataset.recipe | self._decided(), self.initial, self.dtype)
             self.initial = dataset.initial  # to the last digit, as another machine may have computed it
-            self._train_rest(latents, dataset, fleet_size, workers, pictures or {})
+            learned = {i: self.prompts.learned(i, (pictures or {}).get(i)) for i in {*latents, *(pictures or {})}}
+            known = {i: own for i, own in learned.items() if own is not None}
+            self._train_rest(latents, dataset, fleet_size, workers, known)
 
     def _train_rest(
         self,

@@ -12,20 +12,29 @@ from tqdm import tqdm
 
 from w2w_lib.inputs import instance, some, whole_number
 from w2w_lib.models.images import encode_images
-from w2w_lib.models.prompts import CLASS_PROMPT
-from w2w_lib.models.sampling import Sampling, generate
+from w2w_lib.models.recipe import Sampling
 from w2w_lib.training.fleet import Fleet
+from w2w_lib.training.prompt_table import Contexts, texts_fingerprint
 from w2w_lib.training.recipe import FleetRecipe
+from w2w_lib.training.variants import encoded_class_pictures
 from w2w_lib.training.weights_dataset import WeightsDataset
 
 CLASS_PICTURES = ("prior_images", "prior")  # what a dataset's recipe says of them, as notebook 02 writes it
 
 
-def fleet_of(dataset: WeightsDataset, pipeline: StableDiffusionPipeline, **changes) -> Fleet:
+def fleet_of(
+    dataset: WeightsDataset,
+    pipeline: StableDiffusionPipeline,
+    known: Contexts | None = None,
+    contexts: Contexts | None = None,
+    **changes,
+) -> Fleet:
     """The fleet that would train further rows of a dataset: its layout, recipe, class pictures and start.
 
-    ``changes`` are other fields of the recipe. ValueError for a dataset whose header does not say how its class
-    pictures were made, and for another base than its own.
+    Where the recipe's prompts name contexts, class pictures' are drawn from those of ``known``, the training people,
+    and ``contexts`` are those of the people to come. ``changes`` are other fields of the recipe. ValueError for a
+    dataset whose header does not say how its class pictures were made, or says that they were made in other contexts,
+    and for another base than its own.
     """
     instance("dataset", dataset, WeightsDataset)
     own = {field.name for field in fields(FleetRecipe)}
@@ -33,8 +42,11 @@ def fleet_of(dataset: WeightsDataset, pipeline: StableDiffusionPipeline, **chang
     if missing := [name for name in CLASS_PICTURES if name not in dataset.recipe]:
         raise ValueError(f"dataset: its recipe lacks {some(missing)}, how its class pictures were made; train it anew")
     count, sampling = (dataset.recipe[name] for name in CLASS_PICTURES)
-    pictures = generate(pipeline, [CLASS_PROMPT] * count, range(count), sampling=Sampling(**sampling))
-    fleet = Fleet(pipeline, dataset.layout, recipe, encode_images(pipeline, pictures))
+    prior = encoded_class_pictures(pipeline, recipe.instance_prompt, count, known or {}, Sampling(**sampling))
+    fleet = Fleet(pipeline, dataset.layout, recipe, prior.latents, contexts=contexts, prior_contexts=prior.contexts)
+    named = fleet.prompts.class_prompts
+    if dataset.recipe.get("class_prompts") != (texts_fingerprint(named) if named else None):
+        raise ValueError("dataset: its class pictures were made in other contexts; give those of its training people")
     fleet.initial = dataset.initial  # to the last digit, as another machine may have computed it
     return fleet
 

@@ -1,6 +1,6 @@
 """The training loop: DreamBooth for several people at once, each with a LoRA of its own, on one frozen base."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 
@@ -10,14 +10,16 @@ from diffusers.optimization import get_scheduler
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from w2w_lib.files.tensors import finite
+from w2w_lib.files.tensors import finite, floating
+from w2w_lib.inputs import instance
 from w2w_lib.lora.batched import BatchedAdapters, apply_adapters
 from w2w_lib.lora.initialisation import shared_initialisation
 from w2w_lib.lora.layout import AdapterLayout
-from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.denoising import denoising_loss, draw_rows, min_snr_weights, stream
+from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.precision import loss_scale
-from w2w_lib.models.prompts import CLASS_PROMPT, INSTANCE_PROMPT, encode_prompts
 from w2w_lib.training.compilation import compiled as compile_module
+from w2w_lib.training.prompt_table import Contexts, PromptTable
 from w2w_lib.training.recipe import FleetRecipe
 
 Latents = Mapping[str, Float[Tensor, "images channels height width"]]
@@ -38,19 +40,27 @@ class TrainingLoop:
         prior_latents: Float[Tensor, "images channels height width"],
         compiled: bool = False,
         checkpointing: bool = False,
+        contexts: Contexts | None = None,
+        prior_contexts: Sequence[str] = (),
     ):
+        instance("pipeline", pipeline, StableDiffusionPipeline)
+        instance("layout", layout, AdapterLayout)
+        instance("recipe", recipe, FleetRecipe)
+        if (found := fingerprint(pipeline)) != layout.base:
+            raise ValueError(f"the layout is of base {layout.base}, this pipeline is base {found}: open that base")
         self.unet, self.scheduler = pipeline.unet, pipeline.scheduler
         self.compiled, self.checkpointing, self.layout, self.recipe = compiled, checkpointing, layout, recipe
-        self.prior_latents = prior_latents.float().cpu()
+        self.prior_latents = floating("class pictures", prior_latents).detach().float().cpu()
         self.device, self.dtype = pipeline.device, next(pipeline.unet.parameters()).dtype
         known = self.scheduler.config.num_train_timesteps
         if recipe.timesteps[1] > known:
             raise ValueError(f"FleetRecipe: timesteps end at {recipe.timesteps[1]}, this base has {known}")
         needed = bool(recipe.prior_weight) or recipe.initialisation != "random"
         self._require("class pictures", self.prior_latents, least=int(needed))
-        self.instance_text = encode_prompts(pipeline, [INSTANCE_PROMPT])
-        self.prior_text = encode_prompts(pipeline, [CLASS_PROMPT])
-        self.initial = shared_initialisation(recipe.initialisation, pipeline, layout, self.prior_latents, recipe.seed)
+        named = (contexts or {}, prior_contexts) if recipe.instance_prompt == "context" else ({}, ())
+        self.prompts = PromptTable(pipeline, *named, len(prior_latents))
+        start = recipe.initialisation, pipeline, layout, self.prior_latents, recipe.seed
+        self.initial = shared_initialisation(*start, contexts=named[1])
 
     @cached_property
     def denoiser(self) -> nn.Module:
@@ -84,20 +94,22 @@ class TrainingLoop:
 
     def require(self, latents: Latents) -> None:
         """ValueError for latents that are none, not finite or not of this base's size."""
+        instance("latents", latents, Mapping)
         if not latents:
             raise ValueError("no identities to train: expected latents of at least one")
         for identity, own in latents.items():
             self._require(identity, own)
+            self.prompts.of(identity, len(own))
 
     def _require(self, name: str, latents: Tensor, least: int = 1) -> None:
         size = self.unet.config.sample_size
         shape = (self.unet.config.in_channels, *(size if isinstance(size, (list, tuple)) else (size, size)))
-        if latents.shape[1:] != shape or len(latents) < least:
+        if floating(f"{name}: latents", latents).shape[1:] != shape or len(latents) < least:
             raise ValueError(
                 f"{name}: latents of shape {tuple(latents.shape)}; expected at least {least} of shape {shape}, as this "
                 "base paints"
             )
-        if not latents.is_floating_point() or not finite(latents):
+        if not finite(latents):
             raise ValueError(f"{name}: latents hold NaN or infinite numbers; look at these pictures")
 
     @contextmanager
@@ -124,16 +136,17 @@ class TrainingLoop:
         schedule = get_scheduler(recipe.lr_scheduler, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
         per_model = recipe.instance_batch + (recipe.prior_batch if recipe.prior_weight else 0)
         is_prior = (torch.arange(per_model) >= recipe.instance_batch).repeat(len(ids))
-        text = torch.where(is_prior[:, None, None].to(self.device), self.prior_text, self.instance_text)
         loss_weights = torch.where(
             is_prior, recipe.prior_weight / max(recipe.prior_batch, 1), 1 / recipe.instance_batch
         )
         loss_weights, history, scale = loss_weights.to(self.device), [], loss_scale(self.unet)
         for step in range(recipe.steps):
-            batch = self._batch([latents[i] for i in ids], streams)
+            batch = self._batch(latents, streams)
             optimizer.zero_grad()
             adapters.set(torch.cat(halves, 1)[:, in_order], per_model)
-            losses = loss_weights * denoising_loss(self.denoiser, self.scheduler, *batch, text)
+            losses = loss_weights * denoising_loss(self.denoiser, self.scheduler, *batch)
+            if recipe.min_snr:
+                losses = losses * min_snr_weights(self.scheduler, batch[2], recipe.min_snr)
             per_identity = losses.view(len(ids), per_model).sum(1)
             (scale * per_identity.sum()).backward()
             norm = torch.cat([half.grad for half in halves], 1).norm(dim=1, keepdim=True) / scale
@@ -147,10 +160,17 @@ class TrainingLoop:
         last = torch.stack(history[-max(1, recipe.steps // 10) :]).mean(0)
         return torch.cat(halves, 1)[:, in_order].detach().cpu(), last
 
-    def _batch(self, latents: list[Tensor], streams: list[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, latents: Latents, streams: list[torch.Generator]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents, noise, timesteps and text states of one step."""
         recipe, parts = self.recipe, []
-        for own, rng in zip(latents, streams, strict=True):
-            parts.append(draw(rng, own, recipe.instance_batch, recipe.timesteps))
+        for (identity, own), rng in zip(latents.items(), streams, strict=True):
+            parts.append(self._draw(rng, own, recipe.instance_batch, self.prompts.of(identity, len(own))))
             if recipe.prior_weight:
-                parts.append(draw(rng, self.prior_latents, recipe.prior_batch, recipe.timesteps))
-        return tuple(torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
+                parts.append(self._draw(rng, self.prior_latents, recipe.prior_batch, self.prompts.prior))
+        *batch, prompts = (torch.cat(column).to(self.device) for column in zip(*parts, strict=True))
+        return *batch, self.prompts.states[prompts]
+
+    def _draw(self, rng: torch.Generator, latents: Tensor, count: int, prompts: Tensor) -> tuple[Tensor, ...]:
+        timesteps = self.recipe.timesteps, self.recipe.timestep_density, self.recipe.logit_mean
+        rows, noise, drawn = draw_rows(rng, latents, count, *timesteps)
+        return latents[rows], noise, drawn, prompts[rows]

@@ -23,9 +23,12 @@ SOURCES = (
     "models/schedule.py",
     "models/prompts.py",
     "models/precision.py",
+    "models/recipe.py",
+    "lora/recipe.py",
     "lora/layout.py",
     "lora/batched.py",
     "lora/initialisation.py",
+    "training/prompt_table.py",
     "training/recipe.py",
     "training/loop.py",
 )

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from w2w_lib.inputs import checked
-from w2w_lib.lora.initialisation import Initialisation
+from w2w_lib.inputs import Seed, checked
+from w2w_lib.lora.recipe import Initialisation
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -14,6 +14,9 @@ NotNegative = Annotated[float, Field(ge=0)]
 Timestep = Annotated[int, Field(ge=0, le=1000)]
 # Of diffusers' names, those that need no further setting; "linear" ends at 0.
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup"]
+
+InstancePrompt = Literal["plain", "context"]
+Density = Literal["uniform", "logit_normal"]  # of the timesteps that are drawn
 
 
 @checked
@@ -28,10 +31,14 @@ class FleetRecipe:
     prior_weight: NotNegative = 1.0  # lambda of Dravid et al. 2024, eq. 2
     weight_decay: NotNegative = 0.01
     clip_norm: Positive = 1.0
+    instance_prompt: InstancePrompt = "plain"  # "context" also names what a picture shows beside the person
     timesteps: tuple[Timestep, Timestep] = (0, 1000)  # the first one, and the one after the last
+    timestep_density: Density = "uniform"  # see w2w_lib.models.denoising.draw_rows
+    logit_mean: float = 0.0  # of a logit-normal density
+    min_snr: NotNegative = 0.0  # gamma of Hang et al. 2023; 0: every timestep weighs the same
     lr_scheduler: Schedule = "constant"
     initialisation: Initialisation = "random"  # see w2w_lib.lora.initialisation
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     def __post_init__(self):
         if self.prior_weight and not self.prior_batch:

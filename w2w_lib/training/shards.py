@@ -18,7 +18,7 @@ from torch import Tensor
 from w2w_lib.files.atomic import save_tensors
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import finite
-from w2w_lib.inputs import described, explain, some
+from w2w_lib.inputs import explain, some, texts
 from w2w_lib.training.provenance import checksum
 
 EXPECTED, REMEDY = "a shard of this weights dataset", "move it away and run again to train its people anew"
@@ -161,16 +161,6 @@ class Shards:
             raise self._refuse(name, f"is no whole safetensors file ({error})") from None
 
 
-def listed(ids: Iterable[str]) -> list[str]:
-    """Identities; ValueError for one text in place of several, and what are no texts."""
-    if isinstance(ids, str) or not isinstance(ids, Iterable):
-        raise ValueError(f"identities: expected a list of texts, found {described(ids)}")
-    ids = list(ids)
-    if wrong := [identity for identity in ids if not isinstance(identity, str)]:
-        raise ValueError(f"identity {described(wrong[0])}: expected a text")
-    return ids
-
-
 def _require_id(identity: str) -> None:
     if not identity or any(unicodedata.category(character) in ("Cc", "Cs") for character in identity):
         raise ValueError(f"identity {identity!r}: expected a non-empty text without control characters")
@@ -178,7 +168,7 @@ def _require_id(identity: str) -> None:
 
 def require_ids(ids: Iterable[str]) -> list[str]:
     """Identities; ValueError for one that cannot be told apart, written or printed in one line, or is there twice."""
-    ids, seen = listed(ids), set()
+    ids, seen = texts("ids", ids), set()
     for identity in ids:
         _require_id(identity)
         if identity in seen:

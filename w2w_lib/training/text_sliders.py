@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from w2w_lib.inputs import checked, instance, some
 from w2w_lib.lora.batched import apply_adapters
-from w2w_lib.lora.layout import LARGEST_SEED, AdapterLayout
+from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.denoising import stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.precision import loss_scale
 from w2w_lib.models.prompts import encode_prompts
-from w2w_lib.models.sampling import TIMESTEPS, seed_noise
+from w2w_lib.models.sampling import seed_noise
 from w2w_lib.models.schedule import prediction_type
-from w2w_lib.training.recipe import Count, NotNegative, Positive, Schedule
+from w2w_lib.training.slider_recipe import SliderRecipe
 
 Prompt = Annotated[str, Field(min_length=1)]
 
@@ -47,24 +47,6 @@ class SliderConcept:
         """Positive and negative prompt, after each thing to preserve."""
         before = [f"{name} " for name in self.preserve] or [""]
         return [(f"{own}{self.positive}", f"{own}{self.negative}") for own in before]
-
-
-@checked
-class SliderRecipe:
-    """Settings of training, the same for every slider; ValueError for what cannot be followed."""
-
-    steps: Count = 100
-    batch: Count = 4
-    eta: Positive = 4.0  # how many times the contrast is added, as in Gandikota et al. 2023
-    learning_rate: Positive = 2e-3  # of A
-    lr_ratio: Positive = 16.0  # of B's learning rate over A's (LoRA+, Hayou et al. 2024)
-    lr_scheduler: Schedule = "linear"
-    weight_decay: NotNegative = 0.01
-    pool_seeds: Count = 16  # pictures that the base denoises once, to train on all the stages of ...
-    pool_steps: Annotated[int, Field(ge=1, le=TIMESTEPS)] = 20  # ... in so many steps of DDIM ...
-    guidance: NotNegative = 2.5  # ... with classifier-free guidance; up to 1: none
-    at_once: Count = 64  # rows of a batch through the base where nothing is trained: a matter of memory alone
-    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
 
 
 class Pool(NamedTuple):

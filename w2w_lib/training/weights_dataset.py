@@ -32,11 +32,11 @@ from torch import Tensor
 from w2w_lib.files.atomic import make_folder, save_tensors, write_text
 from w2w_lib.files.regular import regular_file
 from w2w_lib.files.tensors import finite, floating, read_tensors
-from w2w_lib.inputs import explain, instance, some, whole_number
+from w2w_lib.inputs import explain, instance, some, texts, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.training.provenance import Header, checksum
 from w2w_lib.training.run_lock import LOCK, WAIT, holding
-from w2w_lib.training.shards import Row, Shards, listed, require_ids, require_known
+from w2w_lib.training.shards import Row, Shards, require_ids, require_known
 
 HEADER, INITIAL = "header.json", "initial.safetensors"
 ANEW = "move the folder away to train these people again"
@@ -183,7 +183,7 @@ class WeightsDataset:
 
     def require_only(self, ids: Iterable[str]) -> None:
         """ValueError where there are rows of other identities than these."""
-        if others := sorted(set(self.ids) - set(listed(ids))):
+        if others := sorted(set(self.ids) - set(texts("ids", ids))):
             raise ValueError(
                 f"{self.folder}: holds {some(others)}, who are not among these people; move the folder away, or use "
                 "the people it was begun with"
@@ -192,7 +192,7 @@ class WeightsDataset:
     def weights(self, ids: Iterable[str] | None = None) -> Float[Tensor, "models d"]:
         """Weight vectors of the given identities (default: all, in the order of ``ids``)."""
         known = self.ids
-        wanted = known if ids is None else listed(ids)
+        wanted = known if ids is None else texts("ids", ids)
         require_known(wanted, self._shards.places, self.folder)
         return self._shards.read(wanted)
 

@@ -8,17 +8,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from diffusers import StableDiffusionPipeline
 
 from w2w_lib.evaluation.attributes import AttributeClassifier, train_attribute_classifier, varying
 from w2w_lib.files.atomic import write_text
-from w2w_lib.inputs import nearest
+from w2w_lib.inputs import nearest, whole_number
 from w2w_lib.models.base import open_base
 from w2w_lib.people.people_set import People, person_index
-from w2w_lib.people.recipe import SPLITS
+from w2w_lib.people.recipe import SETS, UNSEEN
 from w2w_lib.people.rendered.counterfactuals import render_counterfactuals
-from w2w_lib.people.rendered.population import render_population
 from w2w_lib.space.directions import Direction, load_directions
 from w2w_lib.space.weight_space import WeightSpace
 from w2w_lib.training.weights_dataset import WeightsDataset
@@ -52,25 +50,16 @@ class Artefacts:
         return self._file("people", "classifier.safetensors") if self.own_people else paths.ATTRIBUTE_CLASSIFIER
 
     def people(self, split: str) -> People:
-        """The people of a split, ``train`` or ``heldout``."""
-        if split not in SPLITS:
-            raise ValueError(f"no split {split!r}{nearest(str(split), SPLITS)}")
+        """The people of a split, ``train``, ``val`` or ``heldout``, or their ``_unseen`` pictures."""
+        if split not in SETS:
+            raise ValueError(f"no split {split!r}{nearest(str(split), SETS)}")
         return People.load(self._made(self._file("people", split), f"{split} people"))
 
     def unseen(self, split: str, ids: Sequence[str], views: int) -> People:
-        """Further pictures of some people of a split, which no stage has seen.
-
-        Of the reader's own people they are the last ones that there are, or the only one: their own models have seen
-        these.
-        """
-        people = self.people(split)
-        if self.own_people:
-            chosen = [row for i in ids for row in np.flatnonzero(people.pictures["id"] == i)[-views:]]
-            return People(people.images[chosen], people.pictures.iloc[chosen], people.labels.loc[list(ids)])
-        sets = settings.load(self.profile).people.sets
-        images, _ = render_population(split, [person_index(i) for i in ids], sets.views + views, sets.size)
-        pictures = pd.DataFrame({"id": np.repeat(ids, views)})
-        return People(np.concatenate(images[:, sets.views :]), pictures, people.labels.loc[list(ids)])
+        """Of some people of a split the first of their pictures that no model has been trained on, or all of these."""
+        people = self.people(split + UNSEEN).only(list(ids))
+        kept = (people.pictures.groupby("id", sort=False).cumcount() < whole_number("views", views)).to_numpy()
+        return People(people.images[kept], people.pictures[kept].reset_index(drop=True), people.labels)
 
     def dataset(self, split: str) -> WeightsDataset:
         """The weights of a split's people."""

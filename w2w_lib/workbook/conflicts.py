@@ -9,25 +9,22 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from w2w_lib.inputs import explain, nearest
-from w2w_lib.models.prompts import IDENTIFIER
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.models.recipe import IDENTIFIER, TIMESTEPS, Sampling
 from w2w_lib.people.recipe import SPLITS
 from w2w_lib.people.rendered.person import ATTRIBUTES
 from w2w_lib.pocket.recipe import BaseRecipe
-from w2w_lib.release.synthetic import CELEBA
+from w2w_lib.release.celeba import CELEBA
 from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.training.recipe import FleetRecipe
 from w2w_lib.workbook import paths
 from w2w_lib.workbook.base_configuration import pixels_and_timesteps
-from w2w_lib.workbook.sections import Profile
-from w2w_lib.workbook.setting_types import LARGEST_SEED, MOST, Targets
+from w2w_lib.workbook.sections import Changes, Profile
+from w2w_lib.workbook.setting_types import MOST
 from w2w_lib.workbook.size_conflicts import at_most, of_scale, of_sizes, own_people
 
-TIMESTEPS = 1000  # of a scheduler whose base is not there yet
 LONGEST = 80  # characters of a folder's name
 FOLDER = re.compile(rf"[^./\\\0][^/\\\0]{{0,{LONGEST - 1}}}")
 AS_SET = "as set"  # the entry of the sweep that changes nothing
-AMOUNTS = ("rank", "pictures")  # of alternatives, beside the recipe's settings
 
 
 def conflicts(profile: Profile) -> list[str]:
@@ -61,18 +58,17 @@ def _changes(profile: Profile) -> Iterator[str]:
     for kind, variants in kinds.items():
         for name, changes in variants.items():
             place, changed = f"{kind}.{name}", {**recipe, **changes}
-            for count in AMOUNTS if kind == "scale.alternatives" else ():
-                if type(found := changed.pop(count, 1)) is not int or found < 1:
-                    yield f"{place}.{count}: expected a whole number of at least 1, found {found!r}"
-            targets = {"targets": changed.pop("targets")} if "targets" in changes else {}
+            others = {field: changed.pop(field) for field in Changes.model_fields if field in changes}
             try:
-                TypeAdapter(dict[str, Targets]).validate_python(targets)
+                views = Changes.model_validate_json(json.dumps(others), strict=True).views
                 found = TypeAdapter(FleetRecipe).validate_json(json.dumps(changed), strict=True)
                 yield from _too_much(place, found)
+                if not own_people(profile):
+                    yield from at_most(f"{place}.views", views or 1, "people.sets.views", profile.people.sets.views)
             except ValidationError as error:
-                yield explain(error, place, [*recipe, "targets"])
-    if evaluate.sweep.get(AS_SET) != {}:
-        yield f"finetune.evaluate.sweep: expected an entry `{AS_SET}: {{}}`, to compare the others with"
+                yield explain(error, place, [*recipe, *Changes.model_fields])
+    if next(iter(evaluate.sweep.items()), None) != (AS_SET, {}):
+        yield f"finetune.evaluate.sweep: expected a first entry `{AS_SET}: {{}}`, to compare the others with"
 
 
 def _attributes(profile: Profile) -> Iterator[str]:
@@ -137,7 +133,7 @@ def _prompts(profile: Profile) -> Iterator[str]:
 
 def _base(profile: Profile) -> Iterator[str]:
     """Against the configuration of the base model, where that is in place."""
-    timesteps = TIMESTEPS
+    timesteps = TIMESTEPS  # of a base that is not there yet
     if profile.base.model:
         try:
             if facts := pixels_and_timesteps(paths.ROOT / profile.base.model):
@@ -167,9 +163,8 @@ def _amounts(profile: Profile) -> Iterator[str]:
 def _too_much(name: str, recipe: Any) -> Iterator[str]:
     for field, value in asdict(recipe).items():
         largest = max(value, default=0) if isinstance(value, tuple) else value
-        limit = ("any seed", LARGEST_SEED) if field == "seed" else ("anything in a recipe", MOST)
-        if isinstance(largest, int | float):
-            yield from at_most(f"{name}.{field}", largest, *limit)
+        if isinstance(largest, int | float) and field != "seed":
+            yield from at_most(f"{name}.{field}", largest, "anything in a recipe", MOST)
 
 
 def _recipes(profile: Profile) -> dict[str, Sampling | FleetRecipe | InversionRecipe | BaseRecipe]:

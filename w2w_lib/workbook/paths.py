@@ -1,8 +1,10 @@
-"""Every place the workbook reads or writes, by name; nothing else in the project spells a path."""
+"""Every place the workbook reads or writes, by name; nothing else in the workbook spells a path."""
 
 import os
 import re
 from pathlib import Path
+
+from w2w_lib.files.atomic import make_folder
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ROOT = Path(os.environ.get("W2W_ROOT") or PACKAGE.parent).resolve()
@@ -19,6 +21,7 @@ PIPELINE = OUTPUTS / ".pipeline"  # what DVC reads: written from params.yaml and
 STRIPPED = OUTPUTS / ".stripped"
 HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 PUBLISHED = ROOT / "published"  # numbers of the published notebooks, and what they come from
+ENCODERS = ROOT / "benchmarks" / "encoders.json"  # bases whose text encoders differ, compared
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
 STAGES = ("base", "people", "finetune", "space", "edit", "invert", "judge", "scale", "domains", "release")
@@ -39,13 +42,7 @@ def outputs(profile: str, *parts: str) -> Path:
     path = OUTPUTS.joinpath(profile_name(profile), *parts)
     if ".." in path.parts or not path.is_relative_to(OUTPUTS / profile):
         raise ValueError(f"{'/'.join(parts)}: expected a path inside {shown(OUTPUTS / profile)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"{shown(path.parent)}: cannot be made a folder ({error.strerror}); move away what is in its place, "
-            "or make it writable"
-        ) from None
+    make_folder(path.parent)
     return path
 
 
@@ -54,14 +51,6 @@ def metrics(profile: str, stage: str) -> Path:
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}: expected one of {', '.join(STAGES)}")
     return outputs(profile, "metrics", f"{stage}.json")
-
-
-def expanded(path: str | Path) -> Path:
-    """A path as a user gave it, with ~ written out; ValueError for the home of a user that there is not."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{path}: there is no such user's home; expected a path, write it out") from None
 
 
 def shown(path: Path) -> str:

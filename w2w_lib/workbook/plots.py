@@ -15,9 +15,9 @@ from IPython.display import Markdown
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 
-from w2w_lib.inputs import finite_number
+from w2w_lib.inputs import finite_number, listed
 
-PICTURE_INCHES = 0.72  # width of one picture in a grid
+LEAST_INCHES = 0.72  # width of one picture in a grid; a larger one keeps its own pixels
 GAP = 0.04  # of a picture's height, between two rows or columns
 CAP = 2  # points, of the ends of an interval
 MUTED = "0.6"  # the grey of controls and references
@@ -43,7 +43,8 @@ def image_grid(
             top, left = i * (height + gap), j * (width + gap)
             canvas[top : top + height, left : left + width] = images[i, j]
     if ax is None:
-        size = (across * PICTURE_INCHES, down * PICTURE_INCHES)
+        each = max(LEAST_INCHES, (width + gap) / plt.rcParams["figure.dpi"])
+        size = (across * each, down * each * height / width)
         ax = plt.figure(figsize=size, layout="none").add_axes((0, 0, 1, 1))
     ax.imshow(canvas, interpolation="lanczos", aspect="equal")
     ax.spines[:].set_visible(False)
@@ -164,7 +165,7 @@ def matrix(table: pd.DataFrame, title: str = "", limit: float | None = None, ax:
     ax.imshow(table, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     for (i, j), value in np.ndenumerate(table.to_numpy()):
         dark = abs(value) > 0.6 * limit
-        ax.text(j, i, f"{value:.1f}", ha="center", va="center", size=7, color="w" if dark else "k")
+        ax.text(j, i, f"{value:z.1f}", ha="center", va="center", size=7, color="w" if dark else "k")
     ax.set_xticks(range(len(table.columns)), _literal(table.columns), rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(table)), _literal(table.index))
     ax.set_title(literal(title))
@@ -182,6 +183,27 @@ def paired_bars(table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), 
     shown.iloc[::-1].plot.barh(ax=ax, color=colors, width=0.75)
     ax.set(xlabel=xlabel, ylabel="")
     ax.legend(ax.containers, list(shown), loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def whiskers(
+    rows: Mapping[str, Mapping[str, tuple[float, float, float]]], xlabel: str, controls: Sequence[str] = (), ax=None
+) -> Axes:
+    """Values with the ends of their intervals: a line for each row, in it a point for each name; ``controls`` grey."""
+    controls = listed("controls", controls)
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    ax = ax or plt.subplots(figsize=(5, (0.16 + 0.12 * len(names)) * len(rows) + 0.8))[1]
+    for k, name in enumerate(names):
+        found = np.array([row.get(name, (np.nan,) * 3) for row in rows.values()], float)
+        places = np.arange(len(rows)) + 0.6 * ((k + 0.5) / len(names) - 0.5)
+        ends = np.abs(found[:, 1:].T - found[:, 0])
+        color = MUTED if name in controls else f"C{k}"
+        ax.errorbar(found[:, 0], places, xerr=ends, fmt="o", ms=3.5, lw=1, color=color, label=literal(name))
+    ax.set_yticks(range(len(rows)), _literal(rows))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set(xlabel=xlabel)
+    if len(names) > 1:
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -260,13 +282,6 @@ def _table(table: pd.DataFrame) -> pd.DataFrame:
     if np.isinf(table.to_numpy()).any():
         raise ValueError("table: holds infinity; expected finite numbers, or NaN where there is none")
     return table
-
-
-def listed(kind: str, names: Iterable) -> list:
-    """Several names, or other things, as a list; ValueError for a single text or what holds none."""
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise ValueError(f"{kind} {names!r}: expected a list")
-    return list(names)
 
 
 def _literal(names: Iterable) -> list[str]:

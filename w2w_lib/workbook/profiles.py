@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from w2w_lib.files.atomic import write_if_changed, write_text
+from w2w_lib.inputs import a_path
 from w2w_lib.people.listing import list_files
 from w2w_lib.workbook import paths, settings
 
@@ -37,7 +38,7 @@ def release(profile: str) -> str:
     named = _at(settings.written()[profile], "release", "source")
     if not isinstance(named, str):
         raise ValueError(_without_release(profile))
-    folder = paths.ROOT / paths.expanded(named)
+    folder = paths.ROOT / a_path(named, "a release")
     return str(folder) if os.path.isdir(folder) else named
 
 
@@ -139,16 +140,16 @@ def release_sources() -> dict[str, str]:
 
 def _release_listing(sections: Any, source: str) -> str:
     given = [_at(sections, "release", name) for name in ("photo", "mask")]
-    files = [paths.ROOT / paths.expanded(path) for path in given if isinstance(path, str)]
+    files = [paths.ROOT / a_path(path, "a picture") for path in given if isinstance(path, str)]
     if source != SYNTHETIC[-1]:
-        folders = (paths.ROOT / paths.expanded(source), _base_folder(sections))
+        folders = (paths.ROOT / a_path(source, "a release"), _base_folder(sections))
         files += [folder for folder in folders if os.path.isdir(folder)]  # and no name on the hub
     return f"{source}\n" + list_files(*files)
 
 
 def _listing(sections: Any) -> str:
     given = [_at(sections, "people", "sets", name) for name in ("source", "labels")]
-    own = [paths.ROOT / paths.expanded(path) for path in given if isinstance(path, str)]
+    own = [paths.ROOT / a_path(path, "people's files") for path in given if isinstance(path, str)]
     return list_files(*own) if own else "rendered\n"
 
 
@@ -194,7 +195,7 @@ def _found_release(profile: str, source: str) -> str:
             f"profile {profile!r} runs on a synthetic release; give RELEASE={source!r} to a profile without one, such "
             "as sd15"
         )
-    given = paths.expanded(source)
+    given = a_path(source, "a release")
     folder = os.path.isdir(given)
     if not folder and not HUB_ID.fullmatch(source):
         raise FileNotFoundError(f"RELEASE={source!r}: expected a folder, or a hub id (owner/name); there is no folder")
@@ -206,7 +207,7 @@ def _found_release(profile: str, source: str) -> str:
 
 def _base_folder(sections: Any) -> Path | None:
     model = _at(sections, "base", "model")
-    return paths.ROOT / paths.expanded(model) if model and isinstance(model, str) else None
+    return paths.ROOT / a_path(model, "a base model") if model and isinstance(model, str) else None
 
 
 def _at(sections: Any, *names: str) -> Any:
@@ -240,7 +241,7 @@ def _record(profile: str, section: str, setting: str, value: str) -> None:
 
 
 def _found(source: str, variant: str | None, revision: str | None) -> Path:
-    given = paths.expanded(source)
+    given = a_path(source, "a base model")
     if os.path.isfile(given):  # False for a name that no file can have
         raise ValueError(
             f"BASE={source!r} is a file, expected a folder: write it as one with "

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.inputs import Seed
+from w2w_lib.models.recipe import Sampling
 from w2w_lib.space.inversion_recipes import InversionRecipe
 from w2w_lib.workbook.setting_types import (
     MOST,
@@ -14,7 +15,6 @@ from w2w_lib.workbook.setting_types import (
     NotNegative,
     Prompts,
     Section,
-    Seed,
     Strength,
     Text,
 )

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from w2w_lib.models.base_folder import check_variant
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.inputs import Seed
+from w2w_lib.models.recipe import Sampling, check_variant
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.space.inversion_recipes import InversionRecipe
@@ -22,7 +22,6 @@ from w2w_lib.workbook.setting_types import (
     Positive,
     Prompts,
     Section,
-    Seed,
     Share,
     Strength,
     Targets,
@@ -108,6 +107,14 @@ class PeopleStage(Section):
     thresholds: PeopleThresholds
 
 
+class Changes(Section):
+    """What a variant may change beside the recipe."""
+
+    targets: Targets | None = None
+    rank: Count | None = None
+    views: Count | None = None
+
+
 class FinetuneEvaluation(Section):
     check_steps: Count
     check_within: Share
@@ -117,7 +124,6 @@ class FinetuneEvaluation(Section):
     watched_at: Annotated[list[Count], Field(min_length=1)]
     class_images: Count
     people: Annotated[int, Field(ge=2, le=MOST)]
-    views: Count
     prompts: Prompts
     images: Count
     pictured: Annotated[int, Field(ge=2, le=MOST)]
@@ -145,13 +151,16 @@ class Finetune(Section):
 
 
 class Space(Section):
-    components: Count
-    leading: Count
+    """Numbers of components are compared on ``val`` people; ``gallery`` is of held-out ones."""
+
     counts: Annotated[list[Count], Field(min_length=1)]
+    leading: Count
+    val: Annotated[int, Field(ge=2, le=MOST)]
     heldout: Annotated[int, Field(ge=2, le=MOST)]
+    gallery: Annotated[int, Field(ge=2, le=MOST)]
     samples: Annotated[int, Field(ge=2, le=MOST)]
     prompts: Prompts
-    images: Count
+    images: Annotated[int, Field(ge=2, le=MOST)]
     pictured: Count
     sampling: Sampling
     first_seed: Seed

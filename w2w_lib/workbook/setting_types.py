@@ -1,18 +1,20 @@
 """The types that settings are made of, and the model of a section: ranges, names, places."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from w2w_lib.inputs import a_path
+from w2w_lib.lora.recipe import TARGETS
 from w2w_lib.people.recipe import PeopleRecipe
 from w2w_lib.people.rendered.person import ATTRIBUTES
-from w2w_lib.space.direction_methods import known_method
+from w2w_lib.space.method_names import known_method
 from w2w_lib.workbook import paths
 
 MOST = 1_000_000  # of anything: more is a slip of the keyboard
-LARGEST_SEED = 2**32 - 1
 WRITABLE = ("data", "outputs")  # the folders of the repository that runs write to
 
 
@@ -31,7 +33,7 @@ def _inside(path: Path) -> Path:
 def located(recipe: PeopleRecipe) -> PeopleRecipe:
     """With paths that do not depend on where the process runs."""
     given = {name: path for name in ("source", "labels") if (path := getattr(recipe, name)) is not None}
-    return replace(recipe, **{name: paths.ROOT / paths.expanded(path) for name, path in given.items()})
+    return replace(recipe, **{name: paths.ROOT / a_path(path, "people's files") for name, path in given.items()})
 
 
 def distinct(values: list) -> list:
@@ -47,7 +49,6 @@ def rising(values: list) -> list:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
@@ -58,8 +59,8 @@ Prompts = Annotated[list[Text], Field(min_length=1)]
 Rising = Annotated[list[Annotated[int, Field(ge=2, le=MOST)]], Field(min_length=2), AfterValidator(rising)]
 Names = Annotated[list[Text], Field(min_length=1), AfterValidator(distinct)]
 Written = Annotated[Path, BeforeValidator(_filled), AfterValidator(_inside)]  # relative to the repository
-Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(paths.expanded)]  # anywhere
-Targets = Literal["paper", "release"]  # of w2w_lib.lora.layout.TARGETS
+Given = Annotated[Path, BeforeValidator(_filled), AfterValidator(partial(a_path, expected="a file"))]  # anywhere
+Targets = Literal[tuple(TARGETS)]
 Method = Annotated[str, AfterValidator(known_method)]  # of fitting directions
 NotNegative = Annotated[float, Field(ge=0, le=MOST)]
 Domain = Literal[  # of w2w_lib.evaluation.domains.DOMAINS

@@ -103,7 +103,7 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _checked(name: str, sections: Any) -> "tuple[Profile | None, list[str]]":
-    # here, for they import diffusers: seconds that no command but `w2w check-settings` has to wait
+    # here, for they import numba: half a second that no command but `w2w check-settings` has to wait
     from w2w_lib.workbook.conflicts import conflicts
     from w2w_lib.workbook.sections import Profile
 

@@ -19,13 +19,14 @@ def of_sizes(profile: Profile) -> Iterator[str]:
         profile.domains,
     )
     evaluate, own = finetune.evaluate, own_people(profile)
-    yield from at_most("space.components", space.components, "people.sets.train - 1", sets.train - 1)
-    yield from at_most("space.leading", space.leading, "space.components", space.components)
-    yield from at_most("space.counts", max(space.counts), "space.components", space.components)
+    most = max(space.counts)
+    yield from at_most("space.counts", most, "people.sets.train - 1", sets.train - 1)
+    yield from at_most("space.leading", space.leading, "space.counts", most)
     yield from at_most("space.pictured", space.pictured, "space.samples", space.samples)
-    yield from at_most("edit.components", edit.components, "space.components", space.components)
+    yield from at_most("edit.components", edit.components, "space.counts", most)
     for section, values in (("invert", invert), ("domains", domains)):
-        yield from at_most(f"{section}.components", values.components, "space.components", space.components)
+        yield from at_most(f"{section}.components", values.components, "space.counts", most)
+        yield from at_most(f"{section}.unseen", values.unseen, "people.sets.unseen", sets.unseen)
         both = f"{section}.people and {section}.val together"
         yield from at_most(both, values.people + values.val, "people.sets.heldout", sets.heldout)
     yield from at_most("invert.counts", max(invert.counts), "invert.components", invert.components)
@@ -33,14 +34,16 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     yield from at_most("invert.counted", invert.counted, "invert.people", invert.people)
     heldout = {
         "finetune.evaluate.people": evaluate.people,
-        "finetune.evaluate.watched": evaluate.watched,
-        "space.heldout": space.heldout,
+        "space.gallery": space.gallery,
         "edit.people": edit.people,
         "judge.people": judge.people,
     }
     for name, value in heldout.items():
         yield from at_most(name, value, "people.sets.heldout", sets.heldout)
-    yield from at_most("finetune.evaluate.sweep_people", evaluate.sweep_people, "its people", evaluate.people)
+    yield from at_most("space.heldout", space.heldout, "space.gallery", space.gallery)
+    yield from at_most("space.val", space.val, "people.sets.val", sets.val)
+    for name in ("watched", "sweep_people"):
+        yield from at_most(f"finetune.evaluate.{name}", getattr(evaluate, name), "people.sets.val", sets.val)
     yield from at_most("finetune.evaluate.sweep_images", evaluate.sweep_images, "its images", evaluate.images)
     steps = finetune.recipe.steps
     yield from at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
@@ -53,12 +56,10 @@ def of_sizes(profile: Profile) -> Iterator[str]:
         both = judge.people + judge.validation
         yield from at_most("judge.people + judge.validation", both, "people.sets.heldout", sets.heldout)
     yield from at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
-    yield from at_most("judge.components", max(judge.components), "space.components", space.components)
+    yield from at_most("judge.components", max(judge.components), "space.counts", most)
     yield from at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not own:  # one's own people have as many pictures as they have
         yield from at_most("people.evaluated_views", profile.people.evaluated_views, "people.sets.views", sets.views)
-        yield from at_most("finetune.evaluate.views", evaluate.views, "people.sets.views", sets.views)
-        yield from at_most("space.images", space.images, "people.sets.views", sets.views)
         yield from at_most("invert.given", invert.given, "people.sets.views", sets.views)
         yield from at_most("invert.start_views", invert.start_views, "people.sets.views", sets.views)
 
@@ -79,6 +80,7 @@ def of_scale(profile: Profile) -> Iterator[str]:
         yield from at_most(f"scale.{name}.fixed", part.fixed, "its least size - 1", min(part.sizes) - 1)
     yield from at_most("scale.projected.repeats", scale.projected.repeats, "scale.repeats", scale.repeats)
     yield from at_most("scale.people", scale.people, "people.sets.heldout", sets.heldout)
+    yield from at_most("scale.views", scale.views, "people.sets.unseen", sets.unseen)
     yield from at_most("scale.edited.people", scale.edited.people, "scale.people", scale.people)
     yield from at_most("scale.sliders.people", scale.sliders.people, "scale.people", scale.people)
     pairs = scale.interpolated.pairs  # of different people, so that no picture is compared with itself

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from w2w_lib.inputs import finite_number, nearest, whole_number
+from w2w_lib.inputs import finite_number, listed, nearest, whole_number
 from w2w_lib.models.prompts import check_prompts
 from w2w_lib.models.sampling import Sampling, generate
 from w2w_lib.space.directions import Direction
@@ -101,7 +101,7 @@ def edit_strips(
     ax: Axes | None = None,
 ) -> Axes:
     """What the sliders do, where no kernel runs: a row for each attribute, a column for each strength."""
-    attributes, captions = plots.listed("attributes", attributes), plots.sigmas(strengths)
+    attributes, captions = listed("attributes", attributes), plots.sigmas(strengths)
     edits = [{attribute: s} for attribute in attributes for s in strengths]
     images = edited_images(session, person, edits, prompt, seed)
     images = images.reshape(len(attributes), len(strengths), *images.shape[1:])

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from w2w_lib.models.sampling import Sampling
+from w2w_lib.inputs import Seed
+from w2w_lib.models.recipe import Sampling
 from w2w_lib.space.inversion_recipes import InversionRecipe
-from w2w_lib.training.text_sliders import SliderRecipe
+from w2w_lib.training.slider_recipe import SliderRecipe
 from w2w_lib.workbook.setting_types import (
     MOST,
     Count,
@@ -20,7 +21,6 @@ from w2w_lib.workbook.setting_types import (
     Prompts,
     Rising,
     Section,
-    Seed,
     Share,
     Strength,
     Text,

@@ -18,7 +18,7 @@ from .raster import add_blend_shapes, empty_zbuffer, rasterize, vertex_normals
 
 log = logging.getLogger(__name__)
 
-ASSET_VERSION = 1
+ASSET_VERSION = 2
 CHART = 512  # pixels of the whole UV square; the head's part is cropped out of it
 LEFT, RIGHT, TOP, BOTTOM = (v * CHART // 1024 for v in (636, 1024, 172, 892))
 CENTRE = np.array([0, -0.055, 0.755])  # inside the skull: rays from here find the scalp
@@ -224,7 +224,7 @@ def _teeth_faces(path: Path) -> np.ndarray:
     for line in path.read_text().splitlines():
         if line.startswith("g "):
             group = line.split()[1]
-        elif line.startswith("f ") and group in ("helper-upper-teeth", "helper-lower-teeth"):
+        elif line.startswith("f ") and group == "helper-upper-teeth":
             corner = [int(word.split("/")[0]) - 1 for word in line.split()[1:]]
             triangles += [[corner[0], corner[k], corner[k + 1]] for k in range(1, len(corner) - 1)]
     return np.array(triangles)

@@ -19,6 +19,7 @@ from .person import (
 )
 from .view import BACKGROUNDS, EXPRESSIONS, SHIRTS, View
 
+OPENING = "a photo of a "
 MAX_WORDS = 72
 MAX_TOKENS = 75  # words and commas: CLIP's 77 less its two ends
 TRAIT_LEVELS = (-0.6, -LABEL_THRESHOLD, LABEL_THRESHOLD, 0.6)
@@ -157,18 +158,32 @@ def caption_features(
     if keep is None:
         kind, amount = rng.random(), float(rng.uniform(0.1, 0.9))
         if kind < 0.10:
-            return {"opening": "person" if short else "a photo of a person"}
+            return {"opening": "person" if short else f"{OPENING}person"}
         keep = 1.0 if kind < 0.35 else amount
     if keep >= 1:
         return _full_features(person, view)
-    opening = _gender(person) if rng.random() < keep else {"opening": "a photo of a person"}
-    opening = {name: phrase.removeprefix("a photo of a ") if short else phrase for name, phrase in opening.items()}
+    opening = _gender(person) if rng.random() < keep else {"opening": f"{OPENING}person"}
+    opening = {name: phrase.removeprefix(OPENING) if short else phrase for name, phrase in opening.items()}
     said = [feature for feature in person_phrases(person).items() if rng.random() < keep]
     seen = [feature for feature in view_phrases(view).items() if rng.random() < keep]
     rng.shuffle(said)
     while _words(opening | dict(said) | dict(seen)) > MAX_WORDS:
         said.pop()
     return opening | dict(said) | dict(seen)
+
+
+def altered(features: dict[str, str], others: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
+    """The phrases of a caption with a random one replaced by what ``others`` have for the same feature.
+
+    Unchanged where these say the same of everything that is mentioned.
+    """
+    if not features.get("gender", OPENING).startswith(OPENING):
+        others = others | {"gender": others["gender"].removeprefix(OPENING)}
+    different = [name for name, phrase in features.items() if others.get(name, phrase) != phrase]
+    if not different:
+        return features
+    name = different[rng.integers(len(different))]
+    return features | {name: others[name]}
 
 
 def as_text(features: dict[str, str]) -> str:
@@ -182,12 +197,17 @@ def _words(features: dict[str, str]) -> int:
 
 
 def _gender(person: Person) -> dict[str, str]:
-    return {"gender": f"a photo of a {'man' if person.male else 'woman'}"}
+    return {"gender": f"{OPENING}{'man' if person.male else 'woman'}"}
+
+
+def all_features(person: Person, view: View) -> dict[str, str]:
+    """The phrases of everything that can be said of a picture."""
+    instance("person", person, Person), instance("view", view, View)
+    return _gender(person) | person_phrases(person) | view_phrases(view)
 
 
 def _full_features(person: Person, view: View) -> dict[str, str]:
-    instance("person", person, Person), instance("view", view, View)
-    features = _gender(person) | person_phrases(person) | view_phrases(view)
+    features = all_features(person, view)
     averages = [name for name, phrases in TRAIT_PHRASES.items() if features[name] == phrases[2]]
     absences = [
         name for name, phrase in ABSENT.items() if features[name] == phrase and name not in ("beard", "glasses")

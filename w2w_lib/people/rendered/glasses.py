@@ -14,10 +14,10 @@ COLOURS = {
     "black": (0.05, 0.05, 0.05),
     "brown": (0.36, 0.21, 0.10),
     "silver": (0.62, 0.63, 0.66),
-    "gold": (0.80, 0.60, 0.10),
-    "red": (0.62, 0.04, 0.07),
+    "gold": (0.62, 0.46, 0.18),
+    "red": (0.55, 0.08, 0.10),
 }
-RADIUS = 0.0023
+RADIUS = 0.0020
 
 
 def frame_colour(person: Person) -> np.ndarray:

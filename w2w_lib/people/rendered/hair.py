@@ -16,9 +16,9 @@ HAIRLINE_HEIGHTS = np.array(
 COLOURS = {  # linear light
     "black": (0.030, 0.027, 0.026),
     "brown": (0.150, 0.082, 0.045),
-    "blond": (0.70, 0.50, 0.24),
+    "blond": (0.60, 0.44, 0.23),
     "gray": (0.58, 0.58, 0.58),
-    "red": (0.42, 0.15, 0.05),
+    "red": (0.36, 0.13, 0.05),
 }
 
 
@@ -73,7 +73,8 @@ def grow_hair(anatomy: Anatomy, person: Person) -> Hair | None:
         side = smoothstep(60, 74, angle)
         line = line * (1 - side) + 0.60 * side
     if person.bangs:
-        fringe = 0.764 + 0.010 * person.parting * np.sin(turn)
+        swept = 0.020 * np.exp(-(((turn - person.parting) / 0.3) ** 2))  # open where the hair parts
+        fringe = 0.762 + swept + 0.014 * person.parting * np.sin(turn)
         front = smoothstep(66, 52, angle)
         line = line * (1 - front) + np.minimum(line, fringe) * front
     coverage = (height - line) / 0.012

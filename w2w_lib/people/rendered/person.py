@@ -9,6 +9,11 @@ from w2w_lib.inputs import whole_number
 
 from .maths import stable_rng
 
+ORDINARY, MARKED, SPREAD = (
+    0.5,
+    0.65,
+    0.16,
+)  # half the people have an average trait, the others a marked one, each +- SPREAD
 LABEL_THRESHOLD = 0.25  # a trait above it is called "big", "high", "bushy" ...
 YOUNG_BELOW = 45.0  # years
 PALE_BELOW = 1.0  # of the skin tone, which runs from 0 (pale) to 5 (dark)
@@ -225,14 +230,19 @@ def sample_person(split: str, index: int) -> Person:
     african, asian, european = rng.dirichlet([0.5, 0.4, 0.75])
     skin_tone = float(np.clip(african * 4.9 + asian * 2.2 + european * 0.6 + rng.normal(0, 0.5), 0, 5))
     shift = 1 if male else -1
-    traits = {name: float(np.clip(uniform(-1, 1) + shift * MALE_SHIFT.get(name, 0.0), -1, 1)) for name in TRAITS}
+    marked = rng.choice([0.0, -MARKED, MARKED], len(TRAITS), p=[ORDINARY, (1 - ORDINARY) / 2, (1 - ORDINARY) / 2])
+    drawn = marked + rng.normal(0, SPREAD, len(TRAITS))
+    traits = {
+        name: float(np.clip(value + shift * MALE_SHIFT.get(name, 0.0), -1, 1))
+        for name, value in zip(TRAITS, drawn, strict=True)
+    }
     hair_colour = _choose(rng, _hair_colour_odds(young, african, asian, european))
     hair_style = _choose(rng, _hair_style_odds(male, young))
     recedes = rng.random() < ((0.18 if young else 0.6) if male else (0.02 if young else 0.08))
     receding = uniform(0.6, 1) if recedes else uniform(0, 0.12)
-    has_bangs = rng.random() < (0.25 if male else 0.42)
+    has_bangs = rng.random() < (0.2 if male else 0.4)
     curl = float(np.clip(rng.beta(0.8, 1.6) + 0.5 * african, 0, 1))
-    beard = _choose(rng, dict(none=0.3, goatee=0.22, mustache=0.23, full=0.25))
+    beard = _choose(rng, dict(none=0.42, goatee=0.18, mustache=0.18, full=0.22))
     lipstick = rng.random() < 0.5
     rosy = uniform(0.6, 1) if rng.random() < (0.12 if male else 0.34) else uniform(0, 0.1)
     eye_bags = uniform(0.55, 1) if rng.random() < (0.14 if young else 0.55) else uniform(0, 0.12)
@@ -265,7 +275,9 @@ def sample_person(split: str, index: int) -> Person:
         wrinkle_tendency=float(uniform(0, 1)),
         eye_colour=_choose(
             rng,
-            dict(brown=0.35 + african + asian, blue=0.6 * european, green=0.4 * european, gray=0.25 * european),
+            dict(
+                brown=0.25 + african + asian, blue=0.6 * european**2, green=0.4 * european**2, gray=0.25 * european**2
+            ),
         ),
     )
 
@@ -276,25 +288,20 @@ def _choose(rng: np.random.Generator, odds: dict[str, float]) -> str:
 
 
 def _hair_colour_odds(young: bool, african: float, asian: float, european: float) -> dict[str, float]:
+    fair = european**2
     if young:
         return dict(
-            black=0.15 + 0.7 * (african + asian),
-            brown=0.4 + 0.2 * european,
-            blond=0.1 + 0.6 * european,
-            gray=0.03,
-            red=0.02 + 0.22 * european,
-        )
+            black=0.12 + 0.8 * (african + asian), brown=0.35 + 0.2 * european, blond=0.02 + 0.75 * fair, gray=0.02,
+            red=0.01 + 0.16 * fair,
+        )  # fmt: skip
     return dict(
-        black=0.1 + 0.3 * (african + asian),
-        brown=0.2 + 0.1 * european,
-        blond=0.05 + 0.2 * european,
-        gray=0.62,
-        red=0.01 + 0.07 * european,
-    )
+        black=0.1 + 0.35 * (african + asian), brown=0.2 + 0.1 * european, blond=0.01 + 0.3 * fair, gray=0.6,
+        red=0.005 + 0.06 * fair,
+    )  # fmt: skip
 
 
 def _hair_style_odds(male: bool, young: bool) -> dict[str, float]:
     if male:
-        bald = 0.18 if young else 0.34
-        return dict(bald=bald, buzzed=0.18, short=0.44, medium=0.12, long=0.08)
-    return dict(bald=0.03, buzzed=0.04, short=0.18, medium=0.3, long=0.45)
+        bald = 0.13 if young else 0.26
+        return dict(bald=bald, buzzed=0.15, short=0.5, medium=0.12, long=0.06)
+    return dict(bald=0.015, buzzed=0.02, short=0.2, medium=0.32, long=0.45)

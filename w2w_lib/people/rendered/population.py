@@ -13,7 +13,7 @@ from w2w_lib.parallel import in_order, worker_count
 from w2w_lib.people.pictures import SIZES
 
 from .anatomy import load_anatomy
-from .captions import caption_full
+from .captions import as_text, caption_full, view_phrases
 from .person import checked_key, sample_person
 from .render import render
 from .view import sample_view
@@ -26,6 +26,7 @@ def render_population(
     size: int = 64,
     workers: int | None = None,
     progress: bool = True,
+    first_view: int = 0,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Images uint8 (people, views, size, size, 3) and a table of one row per picture.
 
@@ -39,7 +40,8 @@ def render_population(
     images = np.empty((len(indices), views, size, size, 3), np.uint8)
     rows: list[dict] = []
     load_anatomy()  # build the assets once, before any worker asks for them
-    rendered = in_order(_render_identity, [(split, index, views, size) for index in indices], workers)
+    numbers = range(first_view, first_view + views)
+    rendered = in_order(_render_identity, [(split, index, numbers, size) for index in indices], workers)
     bar = tqdm(rendered, f"Rendering {split}", len(indices), unit="person", disable=not progress)
     for position, (pictures, described) in enumerate(bar):
         images[position] = pictures
@@ -66,14 +68,14 @@ def checked_indices(split: str, indices: Iterable[int], bytes_each: int) -> list
     return list(checked_key(split, *indices)[1:])
 
 
-def _render_identity(split: str, index: int, count: int, size: int) -> tuple[np.ndarray, list[dict]]:
+def _render_identity(split: str, index: int, numbers: range, size: int) -> tuple[np.ndarray, list[dict]]:
     person = sample_person(split, index)
     labels = person.labels
-    pictures = np.empty((count, size, size, 3), np.uint8)
-    rows = []
-    for number in range(count):
+    pictures, rows = [], []
+    for number in numbers:
         view = sample_view(split, index, number)
-        pictures[number] = render(person, view, size)
+        pictures.append(render(person, view, size))
+        said = {"caption_full": caption_full(person, view), "context": as_text(view_phrases(view))}
         fields = {**asdict(view), "pose": view.pose, "light": view.light}
-        rows.append({"person": index, "view": number, "caption_full": caption_full(person, view), **fields, **labels})
-    return pictures, rows
+        rows.append({"person": index, "view": number, **said, **fields, **labels})
+    return np.stack(pictures), rows

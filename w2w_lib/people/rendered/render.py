@@ -20,9 +20,9 @@ from .shape import facial_actions, resting_head
 from .skin import iris_colour, paint_skin, skin_colour
 from .view import BACKGROUNDS, SHIRTS, View
 
-SUPERSAMPLING = 3
+SUPERSAMPLING = 2
 CAMERA_DISTANCE = 1.1  # metres
-FOCAL = 0.2295 * 0.93 / 0.0616 * 1.09  # picture widths per metre at one metre
+FOCAL = 0.2295 * 0.93 / 0.0616 * 1.03  # picture widths per metre at one metre
 SHADOW_SIZE, SHADOW_REACH = 144, 0.40  # pixels, metres
 
 
@@ -204,7 +204,7 @@ def _project(points: np.ndarray, scale: float, view: View, pixels: int) -> np.nd
     focal = FOCAL / scale * CAMERA_DISTANCE * view.zoom
     depth = points[:, 1] + CAMERA_DISTANCE
     x = (points[:, 0] / depth * focal + 0.5 + view.shift_x) * pixels
-    y = (-points[:, 2] / depth * focal + 0.483 + view.shift_y) * pixels
+    y = (-points[:, 2] / depth * focal + 0.5 + view.shift_y) * pixels
     return np.stack([x, y, depth], 1).astype(np.float32)
 
 

@@ -203,13 +203,14 @@ def shade(image, zbuffer, mesh, paint, light, eyes, background_top, background_b
                 wrap_red, wrap_green, wrap_blue = 0.5, 0.5, 0.5
             elif kind == TEETH:
                 red, green, blue, gloss, shine, open_sky = 0.66, 0.62, 0.54, 0.05, 30.0, 0.9
+                nx, ny, nz = vx, vy, vz  # a row of teeth, not its every tooth
             elif kind == HAIR:
                 ha, hb, hc = a - first_hair, b - first_hair, c - first_hair
                 around = w0 * strands[ha, 1] + w1 * strands[hb, 1] + w2 * strands[hc, 1]
                 along = w0 * strands[ha, 2] + w1 * strands[hb, 2] + w2 * strands[hc, 2]
                 lock = sample_noise(tile, around * hair_noise[0], along * hair_noise[1] + around * 0.3)
                 strand = sample_noise(tile, around * hair_noise[2] + 0.31, along * hair_noise[3])
-                tone = 0.66 + 0.5 * lock * (0.6 + 0.8 * strand)
+                tone = 0.7 + 0.42 * lock * (0.6 + 0.8 * strand)
                 red, green, blue = hair[0] * tone, hair[1] * tone, hair[2] * tone
                 open_sky = min(0.65 + 0.5 * strand, 1.0) * strands[ha, 3]
                 nx += (strand - 0.5) * 0.4

@@ -7,7 +7,9 @@ from .maths import stable_rng
 from .person import Person
 from .view import View
 
-QUIET = 0.12  # standard deviation of the sliders that no trait names
+EXPRESSED = 0.65  # of a trait's amounts below, which lie at the edge of the natural ...
+SUBTLE = {"nose_point": 1.3, "eye_openness": 0.95, "nose_size": 0.8, "lip_fullness": 0.85}  # ... but of these so much
+QUIET = 0.1  # standard deviation of the sliders that no trait names
 ASYMMETRY = 0.04
 
 TRAIT_SLIDERS = {  # amount of each anny slider at trait = 1
@@ -48,10 +50,11 @@ def resting_head(anatomy: Anatomy, person: Person) -> np.ndarray:
         lopsided[name] = float(np.clip(rng.normal(0, ASYMMETRY), -0.12, 0.12))
     named = {name: 0.0 for sliders in TRAIT_SLIDERS.values() for name in sliders}
     for trait, sliders in TRAIT_SLIDERS.items():
+        value = SUBTLE.get(trait, EXPRESSED) * getattr(person.traits, trait)
         for name, amount in sliders.items():
-            named[name] += amount * getattr(person.traits, trait)
+            named[name] += amount * value
     values = {**unnamed, **{name: float(np.clip(v, -2, 2)) for name, v in named.items()}}
-    values["neck-double-incr"] = max(0.0, 0.8 * person.traits.fat)
+    values["neck-double-incr"] = max(0.0, 0.6 * person.traits.fat)
     values["eye-bag-incr"] = 0.5 * person.eye_bags
     values["mouth-angles-up"] += 0.3  # a friendlier mouth at rest
     values["eye-height2-incr"] += 0.25  # and wider eyes
@@ -67,7 +70,7 @@ def _phenotype(person: Person, rng: np.random.Generator) -> np.ndarray:
     jitter, muscle, proportions = rng.uniform(-0.6, -0.4), rng.uniform(0.3, 0.6), rng.uniform(0.4, 0.9)
     gender = jitter if person.male else 1 - jitter
     age = 0.62 + 0.38 * (person.age - 20) / 60
-    weight = float(np.clip(0.5 + 0.45 * person.traits.fat, 0.03, 1))
+    weight = float(np.clip(0.5 + 0.35 * person.traits.fat, 0.03, 1))
     old = max(0.0, (age - 2 / 3) * 3)
     young = min(1.0, (age - 1 / 3) * 3) - old
     return np.array(
@@ -101,6 +104,7 @@ def facial_actions(view: View) -> dict[str, float]:
             f"eyeSquint{side}": 0.15 * smile,
             f"mouthDimple{side}": 0.3 * smile,
             f"mouthLowerDown{side}": 0.15 * jaw,
+            f"mouthUpperUp{side}": 0.35 * jaw,
             f"browOuterUp{side}": 0.6 * max(view.brow_raise, 0),
             f"browDown{side}": 0.4 * max(-view.brow_raise, 0),
             f"eyeBlink{side}": view.blink,

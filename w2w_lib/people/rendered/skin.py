@@ -15,9 +15,10 @@ from .maths import smoothstep, srgb_to_linear, stable_rng
 from .person import Person
 
 TONES = srgb_to_linear(  # skin_tone 0 ... 5
-    [(0.98, 0.89, 0.84), (0.95, 0.79, 0.69), (0.86, 0.66, 0.53), (0.73, 0.52, 0.39), (0.59, 0.41, 0.30),
+    [(0.96, 0.86, 0.79), (0.94, 0.78, 0.68), (0.86, 0.66, 0.53), (0.73, 0.52, 0.39), (0.59, 0.41, 0.30),
      (0.47, 0.32, 0.24)]
 )  # fmt: skip
+BLUSH = 0.55  # depth of the rosiest cheeks
 IRISES = {
     "brown": (0.20, 0.11, 0.05),
     "blue": (0.26, 0.47, 0.68),
@@ -187,15 +188,15 @@ def paint_skin(person: Person) -> np.ndarray:
 
     pink = 1 - 0.6 * darkness
     darken(canvas.redness, -0.10 * pink, 0.18 * pink, 0.16 * pink)
-    if person.rosy > 0:
-        darken(canvas.blush, -0.16 * person.rosy, 0.42 * person.rosy, 0.34 * person.rosy)
+    blush = BLUSH * person.rosy
+    darken(canvas.blush, -0.16 * blush, 0.42 * blush, 0.34 * blush)
     darken(canvas.eye_socket, 0.7, 0.95, 0.9)
     darken(canvas.eye_bag, 0.85 * person.eye_bags, 1.05 * person.eye_bags, 0.85 * person.eye_bags)
     lash = 0.5 if person.male else 0.8
     darken(canvas.lashes, lash, lash, lash)
     darken(canvas.eye_crease, 1, 1, 1)
     darken(canvas.folds, 1, 1, 1)
-    hollow = 0.34 * max(person.traits.cheekbones, 0.0)
+    hollow = 0.3 * max(person.traits.cheekbones, 0.0)
     darken(canvas.cheek_hollow, 0.8 * hollow, hollow, hollow)
     if person.wrinkles > 0:
         darken(canvas.wrinkles, 0.36 * person.wrinkles, 0.46 * person.wrinkles, 0.46 * person.wrinkles)
@@ -208,8 +209,8 @@ def paint_skin(person: Person) -> np.ndarray:
     lips = lips * ((1.0, 1.0, 1.0) if person.male else (1.0, 0.82, 0.86))
     lipstick_sheen = 0.04
     if person.lipstick:
-        red = srgb_to_linear([rng.uniform(0.66, 0.84), rng.uniform(0.08, 0.2), rng.uniform(0.16, 0.3)])
-        lips, lipstick_sheen = 0.15 * lips + 0.85 * red * (1 - 0.3 * darkness), 0.09
+        red = srgb_to_linear([rng.uniform(0.62, 0.8), rng.uniform(0.12, 0.26), rng.uniform(0.2, 0.34)])
+        lips, lipstick_sheen = 0.25 * lips + 0.75 * red * (1 - 0.3 * darkness), 0.08
     cover(canvas.lips * (0.95 if person.lipstick else 0.72), lips)
     cover(canvas.lip_line * 0.6, lips * 0.4)
 
@@ -245,7 +246,7 @@ def paint_skin(person: Person) -> np.ndarray:
 
 def _brow_mask(canvas: Canvas, person: Person, strands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Eyebrows: a curved, tapering band of strands."""
-    thickness = 1.0 + 0.75 * person.traits.brow_thickness
+    thickness = 1.0 + 0.6 * person.traits.brow_thickness
     bend = 0.0042 + 0.0058 * person.traits.brow_arch
     tilt, height, length = rng.normal(-0.15, 0.1), rng.normal(0.0012, 0.0008), rng.uniform(0.95, 1.08)
     along = np.clip((canvas.side - 0.0125) / (0.0405 * length), -0.3, 1.4)
@@ -253,6 +254,6 @@ def _brow_mask(canvas: Canvas, person: Person, strands: np.ndarray, rng: np.rand
     middle = 0.7455 + height + 0.006 * tilt * inside + bend * np.sin(np.pi * inside**1.15)
     middle += 0.002 * person.traits.brow_arch
     taper = np.clip(1.05 - 0.62 * inside, 0, 1) * smoothstep(-0.12, 0.08, along) * smoothstep(1.12, 0.85, along)
-    half = 0.0040 * thickness * taper + 1e-5
+    half = 0.0045 * thickness * taper + 1e-5
     band = smoothstep(1.2, 0.5, np.abs(canvas.z - middle) / half) * canvas.front * (half > 2e-4)
-    return np.clip(band * (0.66 + 0.6 * strands) * (0.72 + 0.28 * min(thickness, 1.4)), 0, 0.97).astype(np.float32)
+    return np.clip(band * (0.74 + 0.4 * strands) * (0.72 + 0.28 * min(thickness, 1.4)), 0, 0.97).astype(np.float32)

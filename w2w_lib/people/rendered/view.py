@@ -24,6 +24,7 @@ SHIRTS = {
     "blue": (0.24, 0.33, 0.52),
 }
 EXPRESSIONS = {"smiling": 0.4, "neutral": 0.4, "open mouth": 0.2}
+SMILES = {"smiling": (0.65, 1.0), "neutral": (0.0, 0.1), "open mouth": (0.4, 0.8)}
 MOST_TURNED = 26.0  # degrees of yaw
 TURNED = 7.0  # degrees of yaw beyond which a face looks to a side
 SIDE_LIT = 15.0  # degrees of azimuth beyond which the light comes from a side
@@ -82,7 +83,7 @@ def sample_view(split: str, person_index: int, view_index: int) -> View:
         shift_x=float(normal(0, 0.004)),
         shift_y=float(normal(0, 0.004)),
         expression=expression,
-        smile=float(uniform(0.65, 1) if expression == "smiling" else uniform(0, 0.1)),
+        smile=float(uniform(*SMILES[expression])),
         jaw=float(uniform(0.6, 1) if expression == "open mouth" else 0.0),
         brow_raise=float(normal(0, 0.15)),
         blink=float(uniform(0, 0.08)),
