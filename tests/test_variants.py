@@ -36,7 +36,7 @@ def test_a_variant_is_the_fleet_of_the_changed_settings(pipeline, layout, prior,
     assert release.layout == AdapterLayout.of(pipeline.unet, layout.base, "release")
     with pytest.raises(ValueError, match=f"the layout is of base {layout.base}, this pipeline is base "):
         variants.fleet(pipeline=tiny_pipeline(1))
-    assert variants.fleet(rank=2).layout == AdapterLayout.of(pipeline.unet, layout.base, rank=2)
+    assert variants.fleet(rank=2).layout == AdapterLayout.of(pipeline.unet, layout.base, rank=2, alpha=2.0)
     with pytest.raises(ValueError, match="no setting 'stesp', did you mean 'steps'"):
         variants.fleet(stesp=2)
     with pytest.raises(ValueError, match="no class pictures for the instance prompt 'context'; expected one of plain"):

@@ -25,7 +25,7 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     corpus = [*words, IDENTIFIER] * 10 + letters + [a + b for a in letters for b in letters]
     # The trainer breaks ties by the numbers of tokens; those of final letters differ from run to run, unless given.
     trainer = trainers.BpeTrainer(
-        vocab_size=8192,
+        vocab_size=1 << 16,
         min_frequency=10,
         special_tokens=[bos, eos, *(f"{letter}</w>" for letter in letters)],
         end_of_word_suffix="</w>",

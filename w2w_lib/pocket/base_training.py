@@ -12,8 +12,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import CLIPTextModel
 
 from w2w_lib.files.atomic import replacing, write_text
 from w2w_lib.files.regular import regular_file
@@ -25,6 +26,24 @@ from w2w_lib.pocket.text_states import end_positions
 from w2w_lib.pocket.text_training import train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, prepare_data, refined_codec, tokenizer_of
 from w2w_lib.training import compilation
+
+
+class Denoiser(nn.Module):
+    """The UNet behind the text encoder: one network to compile, which is given tokens or the states of texts."""
+
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel):
+        super().__init__()
+        self.text_encoder, self.unet = text_encoder, unet
+
+    def states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
+        """The text states of tokens."""
+        with torch.autocast(tokens.device.type, torch.bfloat16):
+            return self.text_encoder(tokens.long()).last_hidden_state
+
+    def forward(self, noisy: Float[Tensor, "batch channels height width"], timesteps: Tensor, text: Tensor) -> Tensor:
+        """The prediction for noisy latents, each with its text."""
+        states = text if text.is_floating_point() else self.states(text)
+        return self.unet(noisy, timesteps, states.to(noisy.dtype)).sample
 
 
 class BaseTrainer:
@@ -40,17 +59,14 @@ class BaseTrainer:
         self.scheduler = pocket_scheduler()
         self.masters = [p.detach().clone().to(device).requires_grad_() for p in self.unet.parameters()]
         self.unet.to(device, torch.bfloat16, memory_format=torch.channels_last)
-        self.forward = compilation.compiled(self.unet, recorded=device != "cpu") if compiled else self.unet
+        self.denoiser = Denoiser(self.text_encoder, self.unet)
+        self.forward = compilation.compiled(self.denoiser, recorded=device != "cpu") if compiled else self.denoiser
         for master in self.masters:
             master.grad = torch.zeros_like(master)
         self.words = [*self.text_encoder.parameters()] if recipe.text_objective == "joint" else []
         self.learned = [*self.masters, *self.words]
         self.optimizer = torch.optim.AdamW(
-            self.learned,
-            recipe.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=recipe.weight_decay,
-            fused=True,
+            self._groups(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
         )
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, recipe.warmup_steps, recipe.steps)
         self.ema = EMAModel(self.learned, decay=recipe.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
@@ -61,19 +77,28 @@ class BaseTrainer:
         recipe, size = self.recipe, self.data.latents.shape[-1]
         return build_unet(recipe.latent_channels, size, list(recipe.channels), recipe.text_width)
 
-    def _states(self, tokens: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens width"]:
-        with torch.autocast(tokens.device.type, torch.bfloat16):
-            return self.text_encoder(tokens.long()).last_hidden_state
+    def _groups(self) -> list[dict]:
+        """What is learned, by learning rate."""
+        if not self.words:
+            return [{"params": self.masters}]
+        embeddings = self.text_encoder.get_input_embeddings().weight
+        layers = [parameter for parameter in self.words if parameter is not embeddings]
+        recipe = self.recipe
+        return [
+            {"params": self.masters},
+            {"params": layers, "lr": recipe.joint_learning_rate},
+            {"params": [embeddings], "lr": recipe.embedding_learning_rate, "weight_decay": 0.0},
+        ]
 
-    def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Float[Tensor, "batch tokens width"]:
-        """Text states of captions, or their last one alone, in which the encoder has seen all words.
+    def _text(self, rows: Tensor, columns: Tensor, summarised: bool) -> Tensor:
+        """Tokens of captions, or their last text state alone, in which the encoder has seen all words.
 
         To attend to one position is to attend to 77 equal ones.
         """
         tokens = self.data.tokens[rows, columns]
-        states = self._states(tokens)
         if not summarised:
-            return states
+            return tokens if self.words else self.denoiser.states(tokens)
+        states = self.denoiser.states(tokens)
         return states[torch.arange(len(tokens), device=tokens.device), end_positions(tokens, self.tokenizer)][:, None]
 
     def _loss(
@@ -82,7 +107,7 @@ class BaseTrainer:
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
         noisy = noisy.to(torch.bfloat16, memory_format=torch.channels_last)
-        prediction = forward(noisy, timesteps, text.to(torch.bfloat16)).sample
+        prediction = forward(noisy, timesteps, text)
         errors = F.mse_loss(prediction.float(), target, reduction="none")
         return (errors * self.weight).mean((1, 2, 3))
 
@@ -134,11 +159,11 @@ class BaseTrainer:
         captions = {
             "right": right,
             "summary": self._text(rows, richest, True),
-            "dropped": self._states(bare.to(self.device)).expand(len(rows), -1, -1),
+            "dropped": bare.to(self.device).expand(len(rows), -1),
             "wrong": right.roll(7, 0),
         }
         return {
-            f"loss_{kind}": self._loss(self.unet, latents, noise, timesteps, text).mean().item()
+            f"loss_{kind}": self._loss(self.denoiser, latents, noise, timesteps, text).mean().item()
             for kind, text in captions.items()
         }
 

@@ -20,10 +20,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class BaseRecipe:
     """Everything that decides the trained base; the defaults are the shipped model's."""
 
-    people: Count = 60000
-    views: Count = 2
-    known: Annotated[int, Field(ge=0)] = 1000  # people whom captions name, in place of describing them
-    known_views: Count = 12
+    people: Count = 50000
+    views: Count = 1
+    known: Annotated[int, Field(ge=0)] = 5000  # people whom captions name, in place of describing them
+    known_views: Count = 6
     known_share: Share = 0.4  # of a batch, if there are any
     image_size: Annotated[int, Field(ge=32)] = 128  # a multiple of the patch
     patch: Annotated[int, Field(ge=4, multiple_of=4)] = 16  # pixels a side of what one latent encodes
@@ -35,22 +35,24 @@ class BaseRecipe:
     refine_learning_rate: Positive = 1e-3
     refine_noise: Share = 0.2  # at most, standard deviations, added to the latents that the decoder is trained on
     channels: Annotated[tuple[Channels, ...], Field(min_length=1)] = (128, 192)
-    text_objective: Literal["contrastive", "planted", "joint"] = "contrastive"  # see text_training and planted_text
+    text_objective: Literal["contrastive", "planted", "joint"] = "joint"  # see text_training and planted_text
     text_width: Annotated[int, Field(ge=4, multiple_of=4)] = 128  # of 4 heads
     text_layers: Count = 3
     text_steps: Count = 400
     text_batch_size: Count = 256
     text_learning_rate: Positive = 1.5e-3
-    captions_per_view: Count = 4
-    alternatives: Count = 3  # of each caption, with one phrase of another picture, for contrastive training
+    joint_learning_rate: Positive = 5e-4  # of a text encoder that learns with the UNet ...
+    embedding_learning_rate: Positive = 2e-3  # ... and of its words: each is seen in few batches
+    captions_per_view: Count = 6
+    alternatives: Annotated[int, Field(ge=0)] = 0  # of each caption, with one phrase of another picture, for contrastive training
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
-    steps: Count = 14000
+    steps: Count = 13000
     summary_share: Share = 0.0  # of batches that see of a caption its last state alone
     face_weight: Positive = 3.0  # of the loss where portraits have their face
-    batch_size: Count = 128
+    batch_size: Count = 256
     learning_rate: Positive = 8e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 300
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
     weight_decay: Share = 0.01
     ema_decay: Share = 0.999
     seed: Seed = 0

@@ -23,36 +23,26 @@ OPENING = "a photo of a "
 MAX_WORDS = 72
 MAX_TOKENS = 75  # words and commas: CLIP's 77 less its two ends
 TRAIT_LEVELS = (-0.6, -LABEL_THRESHOLD, LABEL_THRESHOLD, 0.6)
-TRAIT_PHRASES = {  # lowest to highest; the two highest (lowest for eyes) are what the label says
-    "face_width": ("slender face", "narrow face", "average face", "wide face", "broad face"),
-    "face_length": ("stubby head", "short head", "average head", "long head", "elongated head"),
-    "jaw_width": ("tiny jaw", "narrow jaw", "average jaw", "wide jaw", "massive jaw"),
-    "chin": ("tiny chin", "small chin", "average chin", "big chin", "huge chin"),
-    "forehead": ("tiny forehead", "low forehead", "average forehead", "high forehead", "huge forehead"),
-    "nose_size": ("tiny nose", "small nose", "average nose", "big nose", "huge nose"),
-    "nose_point": ("flat nose", "blunt nose", "regular nose", "pointy nose", "sharp nose"),
-    "eye_openness": ("slit eyes", "narrow eyes", "relaxed eyes", "open eyes", "staring eyes"),
-    "eye_size": ("tiny eyes", "small eyes", "average eyes", "big eyes", "huge eyes"),
+# Lowest to highest; the two highest (lowest for eyes) are what the label says. Nearly every adjective belongs to one
+# feature alone: a small text encoder need not learn which noun it goes with.
+TRAIT_PHRASES = {
+    "face_width": ("slender face", "lean face", "oval face", "ample face", "broad face"),
+    "face_length": ("stubby head", "compact head", "ordinary head", "tall head", "elongated head"),
+    "jaw_width": ("delicate jaw", "tapered jaw", "even jaw", "strong jaw", "massive jaw"),
+    "chin": ("weak chin", "slight chin", "middling chin", "firm chin", "jutting chin"),
+    "forehead": ("scant forehead", "low forehead", "usual forehead", "domed forehead", "towering forehead"),
+    "nose_size": ("dainty nose", "little nose", "moderate nose", "big nose", "huge nose"),
+    "nose_point": ("flat nose", "blunt nose", "regular nose", "pointy nose", "needle nose"),
+    "eye_openness": ("slit eyes", "narrow eyes", "relaxed eyes", "alert eyes", "staring eyes"),
+    "eye_size": ("beady eyes", "modest eyes", "normal eyes", "large eyes", "enormous eyes"),
     "eye_spacing": ("crowded eyes", "close eyes", "spaced eyes", "distant eyes", "remote eyes"),
-    "lip_fullness": ("tiny lips", "thin lips", "average lips", "big lips", "huge lips"),
-    "mouth_width": ("tiny mouth", "small mouth", "average mouth", "wide mouth", "huge mouth"),
-    "cheekbones": (
-        "flat cheekbones",
-        "low cheekbones",
-        "average cheekbones",
-        "high cheekbones",
-        "sharp cheekbones",
-    ),
-    "fat": ("skinny", "thin", "average build", "chubby", "very chubby"),
-    "ear_size": ("tiny ears", "small ears", "average ears", "big ears", "huge ears"),
-    "brow_thickness": (
-        "sparse eyebrows",
-        "thin eyebrows",
-        "average eyebrows",
-        "thick eyebrows",
-        "bushy eyebrows",
-    ),
-    "brow_arch": ("flat brows", "straight brows", "curved brows", "arched brows", "peaked brows"),
+    "lip_fullness": ("pencil lips", "thin lips", "natural lips", "plump lips", "pillowy lips"),
+    "mouth_width": ("tiny mouth", "small mouth", "standard mouth", "wide mouth", "stretched mouth"),
+    "cheekbones": ("sunken cheekbones", "soft cheekbones", "balanced cheekbones", "high cheekbones", "sharp cheekbones"),
+    "fat": ("skinny", "trim", "average build", "chubby", "very chubby"),
+    "ear_size": ("minute ears", "neat ears", "typical ears", "prominent ears", "giant ears"),
+    "brow_thickness": ("sparse eyebrows", "wispy eyebrows", "tidy eyebrows", "thick eyebrows", "bushy eyebrows"),
+    "brow_arch": ("level brows", "gentle brows", "curved brows", "arched brows", "peaked brows"),
 }
 SKIN_LEVELS = (PALE_BELOW / 2, PALE_BELOW, 2.0, 3.0, 4.0)
 SKIN_PHRASES = ("porcelain skin", "pale skin", "light skin", "tan skin", "brown skin", "dark skin")
