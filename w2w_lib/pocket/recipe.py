@@ -44,7 +44,7 @@ class BaseRecipe:
     joint_learning_rate: Positive = 5e-4  # of a text encoder that learns with the UNet ...
     embedding_learning_rate: Positive = 2e-3  # ... and of its words: each is seen in few batches
     captions_per_view: Count = 6
-    alternatives: Annotated[int, Field(ge=0)] = 0  # of each caption, with one phrase of another picture, for contrastive training
+    alternatives: Annotated[int, Field(ge=0)] = 0  # of each caption with a phrase altered, for contrastive training
     empty_share: Share = 0.05  # of captions, left empty for classifier-free guidance
     identifier_share: Share = 0.5  # of captions that contain "sks", whoever they describe
     steps: Count = 13000
