@@ -1,6 +1,6 @@
 """Does the method need a text encoder in which attributes are planted? Any base folders, measured alike.
 
-    python benchmarks/encoders.py my/contrastive my/planted --out benchmarks/encoders.json
+    python benchmarks/encoders.py my/contrastive my/planted
     python benchmarks/encoders.py my/base --people 3 --gallery 4 --train 12 --others 3 --pictures 2 --least 1  # a trial
 
 For each base: whether prompts are obeyed, how alike adapters of `val` people are on pictures that they have not seen,
@@ -285,7 +285,7 @@ def main(
     pictures: Annotated[int, typer.Option(help="For each prompt.")] = 16,
     least: Annotated[int, typer.Option(help="Held-back people with a label, and without it, to read it.")] = 5,
     work: Annotated[Path, typer.Option(help="Where people and adapters are kept.")] = paths.OUTPUTS / "encoders",
-    out: Annotated[Path | None, typer.Option(help="Where the numbers go, as JSON.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the numbers go, as JSON.")] = paths.ENCODERS,
 ) -> None:
     """Measure every base, print one table and write it."""
     settings = load(profile)
@@ -306,10 +306,9 @@ def main(
         tables.append(table(found, first).assign(base=folder.name, text=text_objective(folder)))
         first = first or found
         print(tables[-1].drop(columns="base").round(3).to_string())
-    if out:
-        sizes = {"people": people, "gallery": gallery, "train": train, "held back": people + others, "seeds": pictures}
-        rows = json.loads(pd.concat(tables).to_json(orient="records"))
-        write_text(json.dumps({"sizes": sizes, "rows": rows}, indent=1) + "\n", out)
+    sizes = {"people": people, "gallery": gallery, "train": train, "held back": people + others, "seeds": pictures}
+    rows = json.loads(pd.concat(tables).to_json(orient="records"))
+    write_text(json.dumps({"sizes": sizes, "rows": rows}, indent=1) + "\n", out)
 
 
 def text_objective(folder: Path) -> str:
