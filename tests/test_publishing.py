@@ -233,6 +233,25 @@ def test_a_notebook_that_is_gone_is_not_current(own):
         publishing.check("smoke")
 
 
+def test_a_withdrawn_notebook_claims_nothing_and_can_be_published_again(own):
+    publishing.publish("smoke")
+    with pytest.raises(ValueError, match="99_other: no notebook"):
+        publishing.withdraw("smoke", ["99_other"])
+    publishing.withdraw("smoke", ["03_space"])
+    path, metrics = own.notebook("03_space"), own.root / "published/smoke/metrics/space.json"
+    assert problems() == "" and not metrics.exists()
+    assert not any(cell.outputs or cell.execution_count for cell in runner.code_cells(runner.read(path)))
+    records = json.loads((own.root / "published/smoke/provenance.json").read_text())
+    assert "03_space" not in records and "04_edit" in records
+    executed = paths.outputs("smoke", "notebooks", path.name)
+    hidden = executed.rename(executed.with_suffix(".hidden"))
+    publishing.publish("smoke")
+    assert problems() == "" and not metrics.exists()
+    hidden.rename(executed)
+    publishing.publish("smoke")
+    assert problems() == "" and metrics.exists()
+
+
 @pytest.mark.parametrize("file", ["dvc.lock", "dvc.yaml", "published/smoke/provenance.json"])
 def test_records_of_another_form_are_refused(own, file):
     (own.root / file).parent.mkdir(parents=True, exist_ok=True)

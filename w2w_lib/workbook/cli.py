@@ -92,6 +92,17 @@ def publish(profile: Profile = "pocket") -> None:
 
 
 @app.command()
+def withdraw(
+    names: Annotated[list[str], typer.Argument(help="Notebooks by file stem, such as 06_judge.")],
+    profile: Profile = "pocket",
+) -> None:
+    """Take the outputs and numbers of notebooks off the page, until they are published again."""
+    from w2w_lib.workbook import publishing
+
+    publishing.withdraw(profile, names)
+
+
+@app.command()
 def check(profile: Profile = "pocket") -> None:
     """Prove that the outputs in notebooks/ come from the present sources."""
     from w2w_lib.workbook import publishing

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
@@ -68,6 +69,31 @@ def check(profile: str) -> list[str]:
     ]
 
 
+def withdraw(profile: str, names: Collection[str]) -> None:
+    """Take outputs, metrics and records of notebooks (by file stem) off the page, until they are published again.
+
+    For results of former sources, where running the notebooks again has to wait. ``check`` lets pass what claims
+    nothing. ValueError for a notebook that is not there.
+    """
+    found, records = {path.stem: path for path in notebooks()}, _records(profile)
+    if unknown := sorted(set(names) - found.keys()):
+        raise ValueError(f"{some(unknown)}: no notebook of {paths.shown(paths.NOTEBOOKS)}; expected {some(found)}")
+    for name in names:
+        notebook = read(found[name])
+        notebook.metadata.pop("w2w", None)
+        stripped = strip_output(notebook, keep_output=False, keep_count=False, keep_id=True)
+        write_text(nbformat.writes(stripped, version=4) + "\n", found[name])
+        _metrics(profile, stage_of(found[name])).unlink(missing_ok=True)
+        records.pop(name, None)
+    write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", folder(profile) / PROVENANCE)
+
+
+def _withdrawn(path: Path, notebook: NotebookNode, profile: str, records: dict) -> bool:
+    """Whether nothing is claimed of a notebook: no outputs, no numbers, no record of a run."""
+    shown = any(cell.outputs for cell in code_cells(notebook))
+    return not shown and path.stem not in records and not _metrics(profile, stage_of(path)).exists()
+
+
 def _sections(profile: str) -> dict:
     """A profile's settings as everybody has them, without local.yaml."""
     if settings.require(profile) in (found := settings.published()):
@@ -79,7 +105,8 @@ def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: 
     """Why the executed copy of a notebook cannot be published."""
     notebook, stage, rerun = read(path), stage_of(path), _how_to_run(path, profile)
     if executed is None:  # a fresh clone has published outputs and no executed copy
-        return None if _intact(notebook, profile) else f"was not executed: {rerun}"
+        kept = _intact(notebook, profile) or _withdrawn(path, notebook, profile, _records(profile))
+        return None if kept else f"was not executed: {rerun}"
     if not _ran(executed, notebook, profile):
         return f"its executed copy ran other code: {rerun}"
     if changed := differences(
@@ -106,6 +133,8 @@ def _refusal(path: Path, executed: NotebookNode | None, profile: str, sections: 
 
 def _stale(path: Path, profile: str, sections: dict, records: dict) -> str | None:
     notebook, rerun = read(path), f"{_how_to_run(path, profile)}, then `make publish`"
+    if _withdrawn(path, notebook, profile, records):
+        return None
     if not any(cell.outputs for cell in code_cells(notebook)):
         return f"holds no outputs: {rerun}"
     if not _ran(notebook, notebook, profile):
