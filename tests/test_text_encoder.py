@@ -16,7 +16,10 @@ from w2w_lib.pocket.text_quality import readout_scores
 from w2w_lib.pocket.text_training import train_text_encoder
 from w2w_lib.pocket.training_data import BaseData, _caption
 
-RECIPE = BaseRecipe(people=40, views=2, known=0, text_layers=2, text_steps=3, text_batch_size=16)
+RECIPE = BaseRecipe(
+    people=40, views=2, known=0, text_objective="contrastive", alternatives=3, captions_per_view=4, text_layers=2,
+    text_steps=3, text_batch_size=16,
+)  # fmt: skip
 
 
 def captioned(recipe: BaseRecipe) -> BaseData:
