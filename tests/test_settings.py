@@ -122,7 +122,7 @@ def test_settings_cannot_be_changed():
         ("scale.views", 3, "scale.views is 3, expected at most people.sets.unseen, 2"),
         ("invert.unseen", 3, "invert.unseen is 3, expected at most people.sets.unseen, 2"),
         ("invert.given", 5, "invert.given is 5, expected at most people.sets.views, 4"),
-        ("invert.val", 3, "invert.people and invert.val together is 7, expected at most people.sets.heldout, 6"),
+        ("invert.val", 5, "invert.val is 5, expected at most people.sets.val, 4"),
         ("invert.seeds", [0, 0], "invert.seeds: expected each value once"),
         ("domains.domains", ["grey"], "domains.domains.0: Input should be 'line drawing'"),
         ("domains.attribute", "Glasses", "domains.attribute: rendered people have no label 'Glasses'"),

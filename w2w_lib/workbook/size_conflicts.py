@@ -27,8 +27,8 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     for section, values in (("invert", invert), ("domains", domains)):
         yield from at_most(f"{section}.components", values.components, "space.counts", most)
         yield from at_most(f"{section}.unseen", values.unseen, "people.sets.unseen", sets.unseen)
-        both = f"{section}.people and {section}.val together"
-        yield from at_most(both, values.people + values.val, "people.sets.heldout", sets.heldout)
+        yield from at_most(f"{section}.people", values.people, "people.sets.heldout", sets.heldout)
+        yield from at_most(f"{section}.val", values.val, "people.sets.val", sets.val)
     yield from at_most("invert.counts", max(invert.counts), "invert.components", invert.components)
     yield from at_most("invert.timed", invert.timed, "invert.people", invert.people)
     yield from at_most("invert.counted", invert.counted, "invert.people", invert.people)
@@ -52,9 +52,7 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     yield from at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     for name in ("swept", "oracles", "composed"):
         yield from at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
-    if own:  # of rendered people, those to choose by are rendered anew
-        both = judge.people + judge.validation
-        yield from at_most("judge.people + judge.validation", both, "people.sets.heldout", sets.heldout)
+    yield from at_most("judge.validation", judge.validation, "people.sets.val", sets.val)
     yield from at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
     yield from at_most("judge.components", max(judge.components), "space.counts", most)
     yield from at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
