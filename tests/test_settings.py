@@ -177,7 +177,7 @@ def test_a_wrong_setting_of_one_profile_leaves_the_others_as_they_are(elsewhere)
 
 
 def test_check_names_every_problem_of_every_profile(elsewhere):
-    local("smoke: {space: {leading: 0}, edit: {seed: -1}}\npocket: {space: {counts: [1000]}, invert: {people: 51}}\n")
+    local("smoke: {space: {leading: 0}, edit: {seed: -1}}\npocket: {space: {counts: [1000]}, invert: {people: 61}}\n")
     lines = settings.check()
     found = ["smoke: space.leading", "smoke: edit.seed", "pocket: space.counts", "pocket: invert.people"]
     assert all(sum(name in line for line in lines) == 1 for name in found) and len(lines) == len(found)
