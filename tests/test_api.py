@@ -80,4 +80,4 @@ def test_the_ten_lines_run_from_a_wheel_outside_the_repository(tmp_path):
     assert done.stdout.strip().endswith(str(site / "w2w_lib/__init__.py"))
     layout = WeightSpace.load(world / "outputs/pocket/space/space.safetensors").layout
     assert torch.isfinite(w2w_lib.load_adapter(layout, world / "me.safetensors")).all()
-    assert Image.open(world / "people.png").size == (128, 64)
+    assert Image.open(world / "people.png").size == (256, 128)

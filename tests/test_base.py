@@ -207,14 +207,14 @@ def test_the_saved_weights_are_a_moving_average_of_those_trained(tmp_path):
     recipe = BaseRecipe(**(SMALL | {"people": 8, "text_steps": 2, "text_batch_size": 4, "steps": 4}))
     (tmp_path / "work").mkdir()
     trainer = BaseTrainer(recipe, prepare_data(recipe, tmp_path / "work"), tmp_path / "work")
-    average = [master.detach().clone() for master in trainer.masters]
+    average = [learned.detach().clone() for learned in trainer.learned]
     for step in range(1, 4):
         trainer.train_step()
         kept = min(recipe.ema_decay, 1 - step**-0.75)  # the warm-up's decay
-        average = [kept * old + (1 - kept) * new.detach() for old, new in zip(average, trainer.masters, strict=True)]
+        average = [kept * old + (1 - kept) * new.detach() for old, new in zip(average, trainer.learned, strict=True)]
     for found, expected in zip(trainer.ema.shadow_params, average, strict=True):
         torch.testing.assert_close(found, expected)
-    assert any(not torch.equal(a, b) for a, b in zip(trainer.ema.shadow_params, trainer.masters, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(trainer.ema.shadow_params, trainer.learned, strict=True))
 
 
 @pytest.mark.slow

@@ -92,7 +92,14 @@ def test_the_refiner_adds_what_the_linear_decoder_blurs(tmp_path):
     images = pixels / 127.5 - 1
     linear = fit_patch_codec(images, 6)
     latents = linear.encoder(images).detach()
-    options = {"channels": (32, 16), "batch_size": 32, "learning_rate": 3e-3, "noise": 0.05, "perceptual": 0.0}
+    options = {
+        "channels": (32, 16),
+        "batch_size": 32,
+        "learning_rate": 3e-3,
+        "noise": 0.05,
+        "perceptual": 0.0,
+        "detail": 0.0,
+    }
     refined = refine_codec(linear, pixels[:500], latents[:500], tmp_path, steps=250, **options)
     with torch.no_grad():
         before, after = (codec.decode(latents[500:]).sample for codec in (linear, refined))

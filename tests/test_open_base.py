@@ -251,7 +251,7 @@ def test_the_shipped_base_is_opened_under_the_former_name_of_its_codec(tmp_path,
     edit(tmp_path / "model_index.json", vae=["w2w_lib.codec", "PatchCodec"])
     former = open_base(tmp_path, torch.bfloat16)
     assert fingerprint(former) == fingerprint(open_base(pocket))
-    assert generate(former, ["sks person"], [0], sampling=QUICK).shape == (1, 64, 64, 3)
+    assert generate(former, ["sks person"], [0], sampling=QUICK).shape == (1, 128, 128, 3)
 
 
 def test_more_steps_than_timesteps_are_refused(base):

@@ -237,12 +237,19 @@ def test_a_withdrawn_notebook_claims_nothing_and_can_be_published_again(own):
     publishing.publish("smoke")
     with pytest.raises(ValueError, match="99_other: no notebook"):
         publishing.withdraw("smoke", ["99_other"])
-    publishing.withdraw("smoke", ["03_space"])
-    path, metrics = own.notebook("03_space"), own.root / "published/smoke/metrics/space.json"
+    publishing.withdraw("smoke", ["07_scale"])
+    path, metrics = own.notebook("07_scale"), own.root / "published/smoke/metrics/scale.json"
     assert problems() == "" and not metrics.exists()
     assert not any(cell.outputs or cell.execution_count for cell in runner.code_cells(runner.read(path)))
     records = json.loads((own.root / "published/smoke/provenance.json").read_text())
-    assert "03_space" not in records and "04_edit" in records
+    assert records["07_scale"] == publishing.WITHDRAWN and "code" in records["04_edit"]
+    path.write_text(
+        path.read_text().replace(
+            '"outputs": []', '"outputs": [{"output_type": "stream", "name": "stdout", "text": "by hand"}]', 1
+        )
+    )
+    assert "07_scale" in problems()
+    publishing.withdraw("smoke", ["07_scale"])
     executed = paths.outputs("smoke", "notebooks", path.name)
     hidden = executed.rename(executed.with_suffix(".hidden"))
     publishing.publish("smoke")

@@ -95,7 +95,7 @@ def test_what_cannot_be_stacked(layout, unchecked):
         ((weights[0], other), "weights of shape .*: expected .*models"),
         ((weights, other[:, 1:]), "other of shape .*: expected .*models"),
         ((weights, other[:2]), "other of 2 rows: expected one for all, or one for each of 3"),
-        ((weights, other.long()), "other of shape .* and type torch.int64"),
+        ((weights, other.long()), "other: expected a tensor of floating-point numbers, found a tensor of torch.int64"),
         ((weights * torch.nan, other), "weights: NaN or infinite"),
         ((weights[:0], other), "one row at least"),
         ((weights, other, float("inf")), "strength: expected a finite number, found inf"),

@@ -338,7 +338,7 @@ def test_the_smoke_profile_runs_end_to_end(tmp_path):
 @pytest.mark.timeout(900)
 def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
     checkout = copy_repository(tmp_path / "w2w")
-    save_as_folders(People.render("test", 18, 3), checkout.root / "friends")
+    save_as_folders(People.render("test", 22, 5), checkout.root / "friends")
     for extra in (checkout.root / "friends/test-00003").glob("[1-9].png"):
         extra.unlink()  # of one friend there is a single picture
     random_stable_diffusion().save_pretrained(checkout.root / "data" / "base" / "narrow")
@@ -346,7 +346,7 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
         checkout, "smoke",
         base__model="data/base/narrow",
         people__sets__source="friends", people__sets__labels="friends/labels.csv",
-        people__sets__train=12, people__sets__views=3,
+        people__sets__train=12, people__sets__views=3, people__sets__size=64,
         people__classifier_pictures=500,
         finetune__targets="release", finetune__workers=1,
         edit__attributes=["Young", "Dimples", "Smilling"],

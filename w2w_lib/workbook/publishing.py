@@ -20,6 +20,7 @@ from w2w_lib.workbook.provenance import dependencies, differences, locked, md5, 
 from w2w_lib.workbook.runner import code, code_cells, fingerprint, notebooks, read
 
 PROVENANCE = "provenance.json"
+WITHDRAWN = {"withdrawn": True}  # in place of the record of a run
 BETWEEN = ("people", "weights", "space", "directions", "inversions")  # what stages hand to each other
 LARGE = 3_000_000  # bytes; a page of the repository with more than this renders slowly
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled")  # cell metadata
@@ -84,14 +85,14 @@ def withdraw(profile: str, names: Collection[str]) -> None:
         stripped = strip_output(notebook, keep_output=False, keep_count=False, keep_id=True)
         write_text(nbformat.writes(stripped, version=4) + "\n", found[name])
         _metrics(profile, stage_of(found[name])).unlink(missing_ok=True)
-        records.pop(name, None)
+        records[name] = WITHDRAWN
     write_text(json.dumps(records, indent=1, sort_keys=True) + "\n", folder(profile) / PROVENANCE)
 
 
 def _withdrawn(path: Path, notebook: NotebookNode, profile: str, records: dict) -> bool:
-    """Whether nothing is claimed of a notebook: no outputs, no numbers, no record of a run."""
+    """Whether a notebook was withdrawn and claims nothing: no outputs and no numbers."""
     shown = any(cell.outputs for cell in code_cells(notebook))
-    return not shown and path.stem not in records and not _metrics(profile, stage_of(path)).exists()
+    return records.get(path.stem) == WITHDRAWN and not shown and not _metrics(profile, stage_of(path)).exists()
 
 
 def _sections(profile: str) -> dict:
@@ -141,7 +142,7 @@ def _stale(path: Path, profile: str, sections: dict, records: dict) -> str | Non
         return f"its code is not the code that made its outputs: {rerun}"
     if not _intact(notebook, profile):
         return "was saved from Jupyter with other outputs: run `make publish` (or git restore it)"
-    if path.stem not in records:
+    if records.get(path.stem, WITHDRAWN) == WITHDRAWN:
         return f"{paths.shown(folder(profile) / PROVENANCE)} does not say what its outputs come from: {rerun}"
     record, stage = records[path.stem], stage_of(path)
     if record["code"] != fingerprint(notebook):
@@ -152,7 +153,7 @@ def _stale(path: Path, profile: str, sections: dict, records: dict) -> str | Non
         return (
             f"{paths.shown(_metrics(profile, stage))} is not what it measured: run `make publish` (or git restore it)"
         )
-    made = {name: value for other in records.values() for name, value in other["made"].items()}
+    made = {name: value for other in records.values() for name, value in other.get("made", {}).items()}
     if other := [name for name, value in record["read"].items() if made.get(name) != value]:
         return f"its outputs come from another {some(other, 3)} than what is published of it: {rerun}"
     return None
