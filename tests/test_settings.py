@@ -108,7 +108,6 @@ def test_settings_cannot_be_changed():
         ("edit.attributes", ["Male", "Male", "Young"], "edit.attributes: expected each value once"),
         ("edit.counterfactual", "Yuong", "edit.counterfactual: 'Yuong' is not among .* did you mean 'Young'?"),
         ("edit.compose", {"Bald": 1.0}, "edit.compose: 'Bald' is not among edit.attributes"),
-        ("edit.hero", 4, "edit.hero is 4, expected at most edit.people - 1, 3"),
         ("edit.people", 7, "edit.people is 7, expected at most people.sets.heldout, 6"),
         ("edit.inject_below", [1001], "edit.inject_below is 1001, expected at most"),
         ("edit.strengths", [0.0, math.inf], "edit.strengths.1: .*finite"),

@@ -132,17 +132,6 @@ PICTURES = np.zeros((1, 2, 4, 4, 3), np.uint8)
 TABLE = pd.DataFrame([[1.0, 2.0]], ["x"], ["a", "b"])
 
 
-def test_whiskers_end_where_the_intervals_end():
-    rows = {"a": {"edit": (0.5, 0.25, 1.0), "control": (0.1, 0.0, 0.2)}, ODD: {"edit": (0.4, 0.1, 0.6)}}
-    ax = plots.whiskers(rows, "share", ["control"])
-    points = [container.lines[0].get_xdata() for container in ax.containers]
-    np.testing.assert_allclose(points, [[0.5, 0.4], [0.1, np.nan]])
-    ends = [segment[:, 0] for segment in ax.containers[0].lines[2][0].get_segments()]
-    np.testing.assert_allclose(ends, [[0.25, 1.0], [0.1, 0.6]])
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", plots.literal(ODD)]
-    plt.close("all")
-
-
 def test_a_large_picture_keeps_its_own_pixels():
     for side in (8, 128):
         ax = plots.image_grid(np.zeros((2, 3, side, side, 3), np.uint8))

@@ -81,11 +81,3 @@ def told_apart(faces: Float[np.ndarray, "models seeds dim"]) -> Float[np.ndarray
         others = (own @ flat[owner != k].T).ravel()
         found[k] = (same > others).mean() + (same == others).mean() / 2
     return found
-
-
-def novelty(
-    faces: Float[np.ndarray, "models dim"], known: Float[np.ndarray, "people dim"]
-) -> Float[np.ndarray, " models"]:
-    """Cosine with the nearest known face, for each: a copy has 1."""
-    first, second = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (faces, known))
-    return (first @ second.T).max(1)

@@ -186,27 +186,6 @@ def paired_bars(table: pd.DataFrame, xlabel: str, controls: Sequence[str] = (), 
     return ax
 
 
-def whiskers(
-    rows: Mapping[str, Mapping[str, tuple[float, float, float]]], xlabel: str, controls: Sequence[str] = (), ax=None
-) -> Axes:
-    """Values with the ends of their intervals: a line for each row, in it a point for each name; ``controls`` grey."""
-    controls = listed("controls", controls)
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    ax = ax or plt.subplots(figsize=(5, (0.16 + 0.12 * len(names)) * len(rows) + 0.8))[1]
-    for k, name in enumerate(names):
-        found = np.array([row.get(name, (np.nan,) * 3) for row in rows.values()], float)
-        places = np.arange(len(rows)) + 0.6 * ((k + 0.5) / len(names) - 0.5)
-        ends = np.abs(found[:, 1:].T - found[:, 0])
-        color = MUTED if name in controls else f"C{k}"
-        ax.errorbar(found[:, 0], places, xerr=ends, fmt="o", ms=3.5, lw=1, color=color, label=literal(name))
-    ax.set_yticks(range(len(rows)), _literal(rows))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set(xlabel=xlabel)
-    if len(names) > 1:
-        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return ax
-
-
 def sigmas(strengths: Sequence[float]) -> list[str]:
     """Captions of edit strengths, in standard deviations."""
     return [_sigma(s) for s in _finite("strengths", strengths, (None,))]

@@ -17,7 +17,6 @@ from w2w_lib.workbook.setting_types import (
     Attributes,
     Count,
     Given,
-    Index,
     Names,
     Positive,
     Prompts,
@@ -175,7 +174,6 @@ class Edit(Section):
     milder: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
     people: Annotated[int, Field(ge=2, le=MOST)]
     strengths: Annotated[list[Strength], Field(min_length=1)]
-    hero: Index
     counterfactual: Text
     compose: Annotated[dict[Text, Strength], Field(min_length=1)]
     columns: Count

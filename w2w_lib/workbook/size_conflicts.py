@@ -49,7 +49,6 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     yield from at_most("finetune.evaluate.watched_at", max(evaluate.watched_at), "finetune.recipe.steps", steps)
     if not own:  # of one's own there may be fewer anyway
         yield from at_most("finetune.evaluate.timed_sizes", max(evaluate.timed_sizes), "people.sets.train", sets.train)
-    yield from at_most("edit.hero", edit.hero, "edit.people - 1", edit.people - 1)
     for name in ("swept", "oracles", "composed"):
         yield from at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
     yield from at_most("judge.validation", judge.validation, "people.sets.val", sets.val)
