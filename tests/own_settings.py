@@ -7,8 +7,8 @@ import pytest
 
 from w2w_lib.workbook import paths
 
-SHIPPED = ("smoke", "pocket", "sd15", "sd15-own")
-WITH_PEOPLE = ("smoke", "pocket", "sd15-own")
+SHIPPED = ("smoke", "pocket", "full", "sd15", "sd15-own")
+WITH_PEOPLE = ("smoke", "pocket", "full", "sd15-own")
 PLACES = ("PARAMS", "LOCAL", "OUTPUTS", "PIPELINE")
 
 

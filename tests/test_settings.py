@@ -289,10 +289,30 @@ def test_what_is_no_file_is_refused(elsewhere, kind):
     assert len(settings.check()) == 1
 
 
+def test_a_profile_may_extend_another(elsewhere):
+    local("more: {extends: smoke, people: {sets: {train: 30}}, release: null}")
+    more, smoke = settings.load("more"), settings.load("smoke")
+    assert more.people.sets.train == 30 and not more.has("release")
+    same = {"people": smoke.people, "release": smoke.release}
+    assert more.model_copy(update=same) == smoke
+    local("smoke: {people: {sets: {train: 26}}}\nmore: {extends: smoke}")
+    assert settings.load("more").people.sets.train == 26
+    local("pocket: {people: {sets: {val: 51}}}")  # choices for the default's people leave the larger profile as it is
+    assert settings.load("pocket").people.sets.val == 51 and settings.load("full").people.sets.val == 50
+
+
+@pytest.mark.parametrize(("under", "said"), [("pockt", "did you mean 'pocket'"), ("more", ""), (3, ""), ([], "")])
+def test_a_profile_extends_one_that_extends_no_other(elsewhere, under, said):
+    local(json.dumps({"more": {"extends": under}}))
+    with pytest.raises(ValueError, match=f"profile more: extends: .* is no profile that extends no other.*{said}"):
+        settings.load("smoke")
+    assert len(settings.check()) == 1
+
+
 def test_unknown_profiles_are_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="unknown profile 'pockt', did you mean 'pocket'"):
         settings.load("pockt")
-    with pytest.raises(ValueError, match="unknown profile 'huge'; expected one of smoke, pocket, sd15, sd15-own"):
+    with pytest.raises(ValueError, match="unknown profile 'huge'; expected one of smoke, pocket, full, sd15, sd15-own"):
         settings.load("huge")
     for name in ("profiles", "../pocket", "$(touch x)", "", "Pocket", "a b"):
         with pytest.raises(ValueError, match="no name of a profile"):

@@ -326,16 +326,16 @@ def test_another_base_replaces_the_shipped_one_at_the_end_or_not_at_all(own):
 
 
 @TOYS
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1560)
 def test_the_smoke_profile_runs_end_to_end(tmp_path):
     checkout = copy_repository(tmp_path / "w2w")
     assert list(checkout.root.glob("notebooks/*.ipynb")), "no notebooks yet"
-    checkout.reproduce("smoke", timeout=840)
+    checkout.reproduce("smoke", timeout=1500)
     assert checkout.changed("smoke") == {} and checkout.touched() == ""
 
 
 @TOYS
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1560)
 def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_path):
     checkout = copy_repository(tmp_path / "w2w")
     save_as_folders(People.render("test", 22, 5), checkout.root / "friends")
@@ -359,7 +359,7 @@ def test_own_people_on_stable_diffusions_blocks_with_the_releases_layers(tmp_pat
     )  # fmt: skip
     checkout.call("w2w", "prepare")
     last = ("invert@smoke", "judge@smoke", "domains@smoke")
-    said = checkout.call("dvc", "repro", *last, timeout=840).stdout
+    said = checkout.call("dvc", "repro", *last, timeout=1500).stdout
     assert "without Smilling: not among the labels" in said
     metrics = checkout.root / "outputs" / "smoke" / "metrics"
     assert {"Young_flip", "Dimples_flip"} < json.loads((metrics / "edit.json").read_text()).keys()

@@ -1,7 +1,8 @@
 """Profiles are data: every setting stands in params.yaml, by profile and stage, and on top of it in local.yaml.
 
 Both files map a profile to its sections, a section to its settings. ``local.yaml`` is of this machine alone: what it
-says replaces single settings of ``params.yaml``, or adds profiles.
+says replaces single settings of ``params.yaml``, or adds profiles. A profile with ``extends`` has all settings of the
+profile that it names there, but for those that it gives itself.
 """
 
 import json
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 EXPECTED = "settings in YAML, by profile and stage"
 REMEDY = "see params.yaml of the repository"
+EXTENDS = "extends"  # the entry of a profile that names another
 KEPT = "W2W_SETTINGS"  # the variable of the environment that names the settings of a run
 
 
@@ -81,12 +83,13 @@ def written() -> dict[str, Any]:
         raise ValueError(f"{paths.PARAMS}: has no profiles; expected {EXPECTED}; `git restore params.yaml`")
     for name in merged:
         paths.profile_name(name)
-    return merged
+    return _extended(merged)
 
 
 def published() -> dict[str, Any]:
     """What params.yaml says."""
-    return read_mapping(paths.PARAMS, EXPECTED, "run this in a clone of the repository, or `git restore params.yaml`")
+    remedy = "run this in a clone of the repository, or `git restore params.yaml`"
+    return _extended(read_mapping(paths.PARAMS, EXPECTED, remedy))
 
 
 def local() -> dict[str, Any]:
@@ -100,6 +103,31 @@ def _merged(under: Any, over: Any) -> Any:
     if not isinstance(under, Mapping) or not isinstance(over, Mapping):
         return over
     return {**under, **{key: _merged(under[key], value) if key in under else value for key, value in over.items()}}
+
+
+def _extended(profiles: dict[str, Any]) -> dict[str, Any]:
+    """The profiles, each on top of the one that it extends; ValueError where that is none, or extends one itself."""
+    whole = {name: sections for name, sections in profiles.items() if not _extends(sections)}
+    for name in profiles:
+        if name not in whole and not _named(profiles[name][EXTENDS], whole):
+            under = str(profiles[name][EXTENDS])
+            expected = f"is no profile that extends no other{nearest(under, whole)}"
+            raise ValueError(f"{_files()}, profile {name}: {EXTENDS}: {under!r} {expected}")
+    return {name: _on_top(sections, whole) for name, sections in profiles.items()}
+
+
+def _named(under: Any, profiles: Mapping[str, Any]) -> bool:
+    return isinstance(under, str) and under in profiles
+
+
+def _on_top(sections: Any, whole: Mapping[str, Any]) -> Any:
+    if not _extends(sections):
+        return sections
+    return _merged(whole[sections[EXTENDS]], {key: value for key, value in sections.items() if key != EXTENDS})
+
+
+def _extends(sections: Any) -> bool:
+    return isinstance(sections, Mapping) and EXTENDS in sections
 
 
 def _checked(name: str, sections: Any) -> "tuple[Profile | None, list[str]]":
