@@ -200,6 +200,6 @@ def test_the_shipped_encoder_reads_renders_of_people_it_never_saw():
     encoder = DualEncoder.load()
     images, table = render_population(SPLIT, range(96), 1, workers=1, progress=False)
     aucs = attribute_aucs(encoder, images[:, 0], table)
-    assert np.mean([*aucs.values()]) > 0.75 and aucs["Male"] > 0.95
+    assert np.mean([*aucs.values()]) > 0.75 and min(aucs["Male"], aucs["Blond_Hair"], aucs["Young"]) > 0.85
     assert retrieval(encoder, images[:64, 0], table["caption_full"][:64]) > 50 / 64
     assert math.exp(encoder.log_scale) <= 1 / dual_encoder_training.COLDEST + 1e-2
