@@ -123,7 +123,7 @@ def test_training_learns_a_phrase_and_repeats(monkeypatch):
         dual_encoder_training, "_mentioned", lambda n, features: (torch.arange(features) == place).repeat(n, 1)
     )
     with one_thread():  # on several, sums are taken in another order each time
-        trained, again = (train_dual_encoder(images, truths, epochs=4, seed=3) for _ in range(2))
+        trained, again = (train_dual_encoder(images, truths, epochs=12, seed=3) for _ in range(2))
     score = text_score(images, "person, on a white background", trained)
     score -= text_score(images, "person, on a black background", trained)
     assert min(score[::2]) > max(score[1::2])
