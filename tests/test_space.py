@@ -1,21 +1,17 @@
 """The space against NumPy's SVD, the maths of the authors' release and planted dimensions."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from planted import LATENT, MODELS, PCS
-from safetensors import safe_open
-from safetensors.torch import save_file
-from scipy.spatial.distance import cdist
 
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.space import components as components_module
 from w2w_lib.space.arguments import rows_fingerprint
 from w2w_lib.space.components import principal_components
-from w2w_lib.space.controls import beyond, held_out_share, independent_columns, rotated
+from w2w_lib.space.controls import held_out_share, independent_columns, rotated
 from w2w_lib.space.weight_space import WeightSpace
 
 
@@ -139,61 +135,6 @@ def test_share_explained_of_planted_dimensions(space, weights):
     assert held_out_share(few, beside) == pytest.approx(0, abs=1e-5)
 
 
-# ---------------------------------------------------------------- controls, samples, neighbours
-def test_shuffled_columns_keep_the_numbers_and_lose_the_structure(layout, weights, ids, space):
-    before = weights.clone()
-    shuffled = independent_columns(weights, seed=0)
-    assert torch.equal(weights, before)
-    assert torch.equal(shuffled.sort(0).values, weights.sort(0).values)
-    assert torch.equal(shuffled, independent_columns(weights, seed=0))
-    assert not torch.equal(shuffled, independent_columns(weights, seed=1))
-    control = WeightSpace.fit(layout, shuffled, ids, PCS)
-    assert control.total_variance == pytest.approx(space.total_variance, rel=1e-5)
-    assert control.explained[:LATENT].sum() < 0.5 * space.explained[:LATENT].sum()
-
-
-def test_samples_have_the_training_mean_and_deviation(space):
-    drawn = space.sample(20_000, seed=0)
-    torch.testing.assert_close(drawn.std(0), space.std, rtol=0.03, atol=0)
-    assert (drawn.mean(0).abs() < 0.03 * space.std).all()
-    assert torch.equal(space.sample(3, seed=5), space.sample(3, seed=5))
-    assert not torch.equal(space.sample(3, seed=5), space.sample(3, seed=6))
-
-
-def test_weights_beyond_the_kept_components_are_as_far_and_orthogonal(space):
-    kept = space.truncated(LATENT)
-    drawn = kept.sample(2000, seed=1)
-    strange = beyond(space, drawn, seed=0)
-    mean = space.coefficients.mean(0)
-    torch.testing.assert_close((strange - mean).norm(dim=1), (drawn - mean[:LATENT]).norm(dim=1))
-    assert (strange[:, :LATENT] == mean[:LATENT]).all()
-    shape = (strange - mean)[:, LATENT:] / (strange - mean).norm(dim=1, keepdim=True)
-    shares = space.std[LATENT:].square() / space.std[LATENT:].square().sum()
-    torch.testing.assert_close(shape.square().mean(0), shares, rtol=0.1, atol=0.01)
-    with pytest.raises(ValueError, match=f"of which {PCS} are kept: expected more"):
-        beyond(space, space.coefficients, 0)
-
-
-def test_rotated_vectors_keep_lengths_and_angles_and_spread_their_variance(space):
-    drawn = space.sample(4000, seed=1)
-    turned = [rotated(drawn, seed) for seed in range(40)]
-    torch.testing.assert_close(turned[0] @ turned[0].T, drawn @ drawn.T, rtol=1e-3, atol=1e-2)
-    variance = torch.stack([one.var(0) for one in turned]).mean(0)
-    torch.testing.assert_close(variance, space.std.square().mean().expand(PCS), rtol=0.35, atol=0)
-    assert torch.equal(turned[3], rotated(drawn, 3))
-
-
-def test_nearest_is_scipys_cosine_distance(space, ids, monkeypatch):
-    monkeypatch.setattr("w2w_lib.space.weight_space.CHUNK", 2 * MODELS)  # two queries at a time
-    queries = torch.cat([2.5 * space.coefficients[:5], space.sample(4, seed=1)])
-    found, similarity = space.nearest(queries, count=3)
-    distances = cdist(queries, space.coefficients, "cosine")
-    order = distances.argsort(1)[:, :3]
-    assert found == [[ids[i] for i in row] for row in order]
-    np.testing.assert_allclose(similarity, 1 - np.take_along_axis(distances, order, 1), atol=1e-5)
-    assert [row[0] for row in found[:5]] == ids[:5]
-
-
 # ---------------------------------------------------------------- provenance
 def test_a_truncated_space_has_the_same_source_and_another_fingerprint(space):
     few = space.truncated(LATENT)
@@ -223,77 +164,6 @@ def test_a_randomised_space_names_its_seed(layout, weights, ids, monkeypatch):
     monkeypatch.setattr(components_module, "EXACT", 10)
     sources = {WeightSpace.fit(layout, weights, ids, PCS, seed=seed).source for seed in (0, 0, 1)}
     assert len(sources) == 2
-
-
-# ---------------------------------------------------------------- files
-@pytest.mark.parametrize("standardise", [False, True])
-def test_space_round_trip(layout, weights, ids, tmp_path, standardise):
-    space = WeightSpace.fit(layout, weights, ids, PCS, standardise=standardise).truncated(5)
-    space.save(tmp_path / "space.safetensors")
-    found = WeightSpace.load(tmp_path / "space.safetensors")
-    assert (found.layout, found.ids, found.total_variance) == (layout, ids, space.total_variance)
-    assert (found.source, found.fingerprint, found.solver) == (space.source, space.fingerprint, space.solver)
-    for name in ("mean", "components", "coefficients", "scale"):
-        kept, wanted = getattr(found, name), getattr(space, name)
-        assert (kept is None and wanted is None) or torch.equal(kept, wanted)
-    assert [p.name for p in tmp_path.iterdir()] == ["space.safetensors"]
-
-
-@pytest.fixture
-def stored(space, tmp_path):
-    """Write a saved space again with other tensors or metadata; its path."""
-    space.save(tmp_path / "good.safetensors")
-
-    def change(tensors=(), metadata=(), without=()):
-        with safe_open(tmp_path / "good.safetensors", "pt") as file:
-            kept = {name: file.get_tensor(name) for name in file.keys()} | dict(tensors)
-            entries = file.metadata() | {name: json.dumps(value) for name, value in dict(metadata).items()}
-        entries = {name: value for name, value in entries.items() if name not in without}
-        kept = {name: value.contiguous() for name, value in kept.items() if name not in without}
-        path = tmp_path / f"changed-{len(list(tmp_path.iterdir()))}.safetensors"
-        save_file(kept, path, entries)
-        return path
-
-    return change
-
-
-def test_a_space_of_before_it_said_its_origin_is_refused(stored):
-    with pytest.raises(ValueError, match="has no metadata 'rows'; expected a saved w2w space; fit the space again"):
-        WeightSpace.load(stored(without=("rows", "solver", "fingerprint")))
-
-
-def test_load_refuses_what_is_no_space(space, ids, stored, tmp_path):
-    skewed, swapped = space.components.clone(), space.coefficients.clone()
-    skewed[1] = 0.8 * skewed[1] + 0.6 * skewed[0]
-    swapped[[0, 1]] = swapped[[1, 0]]
-    broken = space.mean.clone()
-    broken[3] = torch.nan
-    short = json.loads(space.layout.to_json()) | {"factors": json.loads(space.layout.to_json())["factors"][:2]}
-    for path, error in [
-        (stored(without=("mean",)), "has no tensor 'mean'"),
-        (stored({"mean": broken}), "tensor 'mean' holds NaN"),
-        (stored({"mean": space.mean[:5]}), "tensor 'mean' has 5 d"),
-        (stored({"components": skewed}), "components are not orthonormal"),
-        (stored({"components": 1.1 * space.components}), "components are not orthonormal"),
-        (stored({"coefficients": swapped}), "its content is .*, what was saved .*; fit the space again"),
-        (stored(metadata={"ids": [*ids[:-1], ids[0]]}), "ids train-00000 are there more than once"),
-        (stored(metadata={"ids": ids[:-1]}), "59 ids for 60 models"),
-        (stored(metadata={"ids": [*ids[:-1], "else"]}), "its content is"),
-        (stored(metadata={"ids": 5}), "metadata 'ids'"),
-        (stored(metadata={"total_variance": "much"}), "metadata 'total_variance'"),
-        (stored({"components": space.components[:0], "coefficients": space.coefficients[:, :0]}), "and 0 components"),
-        (stored(metadata={"total_variance": "5"}), "metadata 'total_variance': Input should be a valid number"),
-        (tmp_path / "a\0b", "is no path; expected the path of a saved w2w space"),
-        (tmp_path / ("n" * 300), "cannot be looked at"),
-        (stored(metadata={"layout": {}}), "metadata 'layout'"),
-        (stored(metadata={"layout": short}), ".safetensors: space of 60 models, 8 components and a layout of"),
-        (tmp_path, "is a folder; expected a saved w2w space"),
-    ]:
-        with pytest.raises(ValueError, match=error) as refused:
-            WeightSpace.load(path)
-        assert "\n" not in str(refused.value)
-    with pytest.raises(FileNotFoundError, match="no such file; expected a saved w2w space"):
-        WeightSpace.load(tmp_path / "none.safetensors")
 
 
 # ---------------------------------------------------------------- arguments
@@ -386,23 +256,3 @@ def test_projecting_a_few_rows_at_a_time_changes_nothing(space, weights, monkeyp
     stacked = weights[:12].reshape(3, 4, -1)
     torch.testing.assert_close(space.project(stacked), whole[:12].reshape(3, 4, -1))
     assert space.project(weights[:0]).shape == (0, len(space.components))
-
-
-def test_deviations_apart_from_coefficients_and_components_in_bf16(space, weights, tmp_path, unchecked):
-    """Saved and opened again; truncated to what is known, it is the space of those coefficients."""
-    half = replace(
-        space,
-        components=space.components.bfloat16(),
-        coefficients=space.coefficients[:, :3],
-        component_std=space.std,
-    )
-    half.save(tmp_path / "half.safetensors")
-    opened = WeightSpace.load(tmp_path / "half.safetensors")
-    assert opened.fingerprint == half.fingerprint != space.fingerprint and opened.known == 3
-    torch.testing.assert_close(opened.std, space.std)
-    np.testing.assert_allclose(opened.explained, space.explained, rtol=1e-5)
-    torch.testing.assert_close(opened.project(weights), space.project(weights), rtol=0.02, atol=0.02)
-    assert len(opened.truncated(2).std) == opened.truncated(2).known == 2
-    for wrong in ({"component_std": space.std[:3]}, {"component_std": None}):
-        with pytest.raises(ValueError, match=r"of shape .*, expected"):
-            replace(half, **wrong)

@@ -106,24 +106,17 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _extended(profiles: dict[str, Any]) -> dict[str, Any]:
-    """The profiles, each on top of the one that it extends; ValueError where that is none, or extends one itself."""
+    """The profiles, each on top of the one that it extends."""
     whole = {name: sections for name, sections in profiles.items() if not _extends(sections)}
-    for name in profiles:
-        if name not in whole and not _named(profiles[name][EXTENDS], whole):
-            under = str(profiles[name][EXTENDS])
-            expected = f"is no profile that extends no other{nearest(under, whole)}"
-            raise ValueError(f"{_files()}, profile {name}: {EXTENDS}: {under!r} {expected}")
-    return {name: _on_top(sections, whole) for name, sections in profiles.items()}
+    return {name: whole[name] if name in whole else _on_top(name, profiles[name], whole) for name in profiles}
 
 
-def _named(under: Any, profiles: Mapping[str, Any]) -> bool:
-    return isinstance(under, str) and under in profiles
-
-
-def _on_top(sections: Any, whole: Mapping[str, Any]) -> Any:
-    if not _extends(sections):
-        return sections
-    return _merged(whole[sections[EXTENDS]], {key: value for key, value in sections.items() if key != EXTENDS})
+def _on_top(name: str, sections: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    under, own = sections[EXTENDS], {key: value for key, value in sections.items() if key != EXTENDS}
+    if not isinstance(under, str) or under not in whole:
+        expected = f"is no profile that extends no other{nearest(str(under), whole)}"
+        raise ValueError(f"{_files()}, profile {name}: {EXTENDS}: {str(under)!r} {expected}")
+    return _merged(whole[under], own)
 
 
 def _extends(sections: Any) -> bool:
