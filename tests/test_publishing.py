@@ -7,12 +7,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import Checkout, enter, toy_checkout
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_output
 from ruamel.yaml import YAML
 from test_workbook import choose, edit, save_from_jupyter
 
 from w2w_lib.training.provenance import training_code
-from w2w_lib.workbook import paths, pipeline, provenance, publishing, runner, settings
+from w2w_lib.workbook import page, paths, pipeline, provenance, publishing, runner, settings
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ READ = {
 
 
 def problems() -> str:
-    return "\n".join(publishing.check("smoke"))
+    return "\n".join(page.check("smoke"))
 
 
 def refusal() -> str:
@@ -192,25 +192,33 @@ def test_the_model_card_goes_to_its_base(own):
     publishing._publish_card("smoke")  # whose base is made where its card is
 
 
-def test_published_outputs_are_presentable():
-    widget = {publishing.WIDGET: {}, "text/plain": "interactive(...)"}
-    states = ("\r 0%|  | [0/2]x.py: Warning\n", "\r 50%| | [1/2]", "\r100%|##| [2/2]", "\ny.py\n")
-    said = [("stderr", state) for state in states]
-    said += [("stdout", "\r 0%\rfinished\n"), ("stderr", "\r 0%|  | [0/1]\r100%|##| [1/1]\n\r 50%|# | [1/2]")]
-    streams = [new_output("stream", name=name, text=text) for name, text in said]
-    shown = [new_output("display_data", data) for data in (widget, widget | {"image/png": "..."})]
-    cell, ran = new_code_cell("paint()"), new_code_cell("paint()", outputs=streams + shown)
-    notebook, executed = new_notebook(cells=[cell]), new_notebook(cells=[ran])
-    executed.metadata.w2w = {}
-    publishing._with_outputs(notebook, executed)
-    first, printed, second, strip = cell.outputs
-    assert (first.text, printed.text, second.text) == ("100%|##| [2/2]", "finished\n", "100%|##| [1/1]\n50%|# | [1/2]")
-    assert set(strip.data) == {"image/png", "text/plain"}
-
-
 def test_published_outputs_are_current():
     assert runner.notebooks(), f"no notebooks in {paths.NOTEBOOKS}"
-    assert publishing.check("pocket") == []
+    assert page.check("pocket") == []
+
+
+def test_kept_runs_are_as_they_were_kept():
+    for file in paths.PUBLISHED.glob("*/notebooks/*.ipynb"):
+        profile, notebook = file.parent.parent.name, runner.read(file)
+        record = page.records_of(profile)[file.stem]
+        assert page.is_intact(notebook, profile), file
+        assert record["code"] == runner.fingerprint(notebook), file
+        assert record["metrics"] == provenance.md5(page.metrics_of(profile, provenance.stage_of(file))), file
+
+
+def test_a_run_is_kept_beside_the_page(own):
+    before = own.notebook("07_scale").read_text()
+    ((file, _),) = publishing.keep_beside("smoke", ["07_scale"])
+    assert file == own.root / "published/smoke/notebooks/07_scale.ipynb"
+    assert runner.code_cells(runner.read(file))[-1].outputs[0].text == "smoke\n"
+    assert own.notebook("07_scale").read_text() == before
+    assert json.loads((own.root / "published/smoke/metrics/scale.json").read_text()) == {"value": 1.0}
+    assert list(page.records_of("smoke")) == ["07_scale"] and page.is_intact(runner.read(file), "smoke")
+    test_kept_runs_are_as_they_were_kept()
+    paths.outputs("smoke", "notebooks", "03_space.ipynb").unlink()
+    for name, why in (("99_other", "no notebook"), ("03_space", "was not executed")):
+        with pytest.raises(ValueError, match=why):
+            publishing.keep_beside("smoke", [name])
 
 
 @pytest.mark.parametrize("missing", ["source", "metadata", "cell_type", "outputs"])
@@ -230,7 +238,7 @@ def test_a_notebook_that_is_gone_is_not_current(own):
     for path in runner.notebooks():
         path.unlink()
     with pytest.raises(FileNotFoundError, match="holds no notebook"):
-        publishing.check("smoke")
+        page.check("smoke")
 
 
 def test_a_withdrawn_notebook_claims_nothing_and_can_be_published_again(own):
@@ -242,7 +250,7 @@ def test_a_withdrawn_notebook_claims_nothing_and_can_be_published_again(own):
     assert problems() == "" and not metrics.exists()
     assert not any(cell.outputs or cell.execution_count for cell in runner.code_cells(runner.read(path)))
     records = json.loads((own.root / "published/smoke/provenance.json").read_text())
-    assert records["07_scale"] == publishing.WITHDRAWN and "code" in records["04_edit"]
+    assert records["07_scale"] == page.WITHDRAWN and "code" in records["04_edit"]
     path.write_text(
         path.read_text().replace(
             '"outputs": []', '"outputs": [{"output_type": "stream", "name": "stdout", "text": "by hand"}]', 1

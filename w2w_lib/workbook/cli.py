@@ -31,9 +31,10 @@ def enrol(
     release: Annotated[str, typer.Option(help="Folder or hub id of the authors' release.")] = "",
 ) -> None:
     """Make a profile's stages part of the pipeline, on a base model, with the authors' release where it opens that."""
-    from w2w_lib.workbook import profiles
+    from w2w_lib.workbook import pipeline, profiles
 
     profiles.enrol(profile, base or None, release or None)
+    pipeline.prepare()
 
 
 @app.command()
@@ -92,6 +93,18 @@ def publish(profile: Profile = "pocket") -> None:
 
 
 @app.command()
+def keep(
+    names: Annotated[list[str], typer.Argument(help="Notebooks by file stem, such as 07_scale.")],
+    profile: Profile,
+) -> None:
+    """Keep a long run of another profile, with its numbers, in published/PROFILE; notebooks/ stays as it is."""
+    from w2w_lib.workbook import publishing
+
+    for path, size in publishing.keep_beside(profile, names):
+        typer.echo(f"{paths.shown(path)}  {size / 1e6:.2f} MB")
+
+
+@app.command()
 def withdraw(
     names: Annotated[list[str], typer.Argument(help="Notebooks by file stem, such as 06_judge.")],
     profile: Profile = "pocket",
@@ -105,9 +118,9 @@ def withdraw(
 @app.command()
 def check(profile: Profile = "pocket") -> None:
     """Prove that the outputs in notebooks/ come from the present sources."""
-    from w2w_lib.workbook import publishing
+    from w2w_lib.workbook import page
 
-    if problems := publishing.check(profile):
+    if problems := page.check(profile):
         raise ValueError("the published outputs are not current:\n  " + "\n  ".join(problems))
 
 
