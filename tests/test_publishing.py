@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from test_workbook import choose, edit, save_from_jupyter
 
 from w2w_lib.training.provenance import training_code
-from w2w_lib.workbook import page, paths, pipeline, provenance, publishing, runner, settings
+from w2w_lib.workbook import cli, page, paths, pipeline, provenance, publishing, runner, settings
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +35,36 @@ def own(ran, tmp_path, monkeypatch):
     return Checkout(root)
 
 
-def pretend_to_run(path: Path, printed: str = "smoke\n", **numbers: float) -> None:
+def pretend_to_run(path: Path, printed: str = "smoke\n", profile: str = "smoke", **numbers: float) -> None:
     """What a run of a notebook leaves: its executed copy, its metrics, and an entry of dvc.lock."""
     stage, notebook = provenance.stage_of(path), runner.read(path)
     notebook.metadata.w2w = {
-        "profile": "smoke",
+        "profile": profile,
         "code_md5": runner.fingerprint(notebook),
-        "sources": provenance.sources(stage, runner.code(notebook), "smoke", settings.written()["smoke"]),
+        "sources": provenance.sources(stage, runner.code(notebook), profile, settings.written()[profile]),
         "ran": {"began": "2026-01-01T00:00:00+00:00"},
     }
     for count, cell in enumerate(runner.code_cells(notebook), 1):
         cell.execution_count, cell.metadata.papermill = count, {"duration": 1.0}
     runner.code_cells(notebook)[-1].outputs = [new_output("stream", name="stdout", text=printed)]
-    executed = paths.outputs("smoke", "notebooks", path.name)
+    executed = paths.outputs(profile, "notebooks", path.name)
     executed.parent.mkdir(parents=True, exist_ok=True)
 
     nbformat.write(notebook, executed)
-    paths.metrics("smoke", stage).write_text(json.dumps({"value": 1.0} | numbers))
-    locked(stage)
+    paths.metrics(profile, stage).write_text(json.dumps({"value": 1.0} | numbers))
+    locked(stage, profile)
 
 
-def locked(stage: str, **changed: str) -> None:
+def locked(stage: str, profile: str = "smoke", **changed: str) -> None:
     """Note in dvc.lock what a stage read and made; ``changed`` has other hashes, by name."""
     file = paths.ROOT / "dvc.lock"
     lock = YAML(typ="safe").load(file) if file.exists() else {"schema": "2.0", "stages": {}}
     (notebook,) = (path for path in runner.notebooks() if provenance.stage_of(path) == stage)
-    files = [paths.outputs("smoke", "notebooks", notebook.name), paths.metrics("smoke", stage)]
+    files = [paths.outputs(profile, "notebooks", notebook.name), paths.metrics(profile, stage)]
     made = {paths.shown(path): provenance.md5(path) for path in files}
-    made |= {f"outputs/smoke/{name}": f"of {name}" for name in MADE.get(stage, [])}
-    read = {f"outputs/smoke/{name}": f"of {name}" for name in READ.get(stage, [])}
-    lock["stages"][f"{stage}@smoke"] = {
+    made |= {f"outputs/{profile}/{name}": f"of {name}" for name in MADE.get(stage, [])}
+    read = {f"outputs/{profile}/{name}": f"of {name}" for name in READ.get(stage, [])}
+    lock["stages"][f"{stage}@{profile}"] = {
         "deps": [{"path": path, "md5": changed.get(Path(path).name, md5)} for path, md5 in read.items()],
         "outs": [{"path": path, "md5": md5} for path, md5 in made.items()],
     }
@@ -219,6 +219,16 @@ def test_a_run_is_kept_beside_the_page(own):
     for name, why in (("99_other", "no notebook"), ("03_space", "was not executed")):
         with pytest.raises(ValueError, match=why):
             publishing.keep_beside("smoke", [name])
+
+
+def test_a_profile_takes_part_once_it_is_enrolled_and_its_runs_can_be_kept(own):
+    cli.enrol("full", str(own.root / "data/base/pocket"), "")
+    assert "full" in YAML(typ="safe").load(paths.PIPELINE / "profiles.yaml")["profiles"]
+    pretend_to_run(own.notebook("07_scale"), "of 8,000 people\n", "full")
+    ((file, _),) = publishing.keep_beside("full", ["07_scale"])
+    assert runner.code_cells(runner.read(file))[-1].outputs[0].text == "of 8,000 people\n"
+    sources = page.records_of("full")["07_scale"]["sources"]
+    assert {"params.yaml: full.scale", "data/base/pocket/model_index.json"} < sources.keys()
 
 
 @pytest.mark.parametrize("missing", ["source", "metadata", "cell_type", "outputs"])
