@@ -25,7 +25,8 @@ from w2w_lib.people.rendered.names import known_names
 from w2w_lib.people.rendered.person import ATTRIBUTES, sample_person
 from w2w_lib.people.rendered.view import BACKGROUNDS, EXPRESSIONS, SHIRTS, sample_view
 from w2w_lib.pocket.architecture import MAX_TOKENS, build_tokenizer
-from w2w_lib.pocket.base_training import BaseTrainer, train_base
+from w2w_lib.pocket.base_trainer import BaseTrainer
+from w2w_lib.pocket.base_training import train_base
 from w2w_lib.pocket.model_card import model_card
 from w2w_lib.pocket.recipe import BaseRecipe
 from w2w_lib.pocket.training_data import _caption, prepare_data, tokenizer_of, with_identifier
