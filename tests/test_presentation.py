@@ -38,12 +38,14 @@ def test_a_photograph_becomes_a_jpeg_that_looks_the_same():
     assert np.abs(decoded.astype(int) - photograph()).mean() < 2.5
 
 
-def test_a_drawing_stays_as_it_is():
+def test_drawings_and_what_is_transparent_stay_as_they_are():
     drawing = np.full((96, 128, 3), 255, np.uint8)
     drawing[40:42], drawing[:, 60:62] = 0, (200, 30, 30)
-    written = png(drawing)
-    (kept,) = shown(new_output("display_data", {PNG: written}))
-    assert kept.data == {PNG: written}
+    half_clear = np.dstack([photograph(), np.full((96, 128), 128, np.uint8)])
+    for pixels in (drawing, half_clear):
+        written = png(pixels)
+        (kept,) = shown(new_output("display_data", {PNG: written}))
+        assert kept.data == {PNG: written}
 
 
 def test_the_cover_is_the_picture_of_the_cell_with_that_tag():

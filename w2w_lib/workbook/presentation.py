@@ -52,8 +52,11 @@ def _presentable(output: NotebookNode) -> NotebookNode | None:
 
 
 def _as_jpeg(png: str) -> str | None:
-    """A picture as JPEG, in base64, where that saves enough to be worth it."""
+    """A picture as JPEG, in base64, where it is opaque and that saves enough to be worth it."""
     written, raw = io.BytesIO(), base64.b64decode(png)
-    Image.open(io.BytesIO(raw)).convert("RGB").save(written, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
+    picture = Image.open(io.BytesIO(raw))
+    if picture.has_transparency_data and picture.convert("RGBA").getextrema()[-1] != (255, 255):
+        return None
+    picture.convert("RGB").save(written, "JPEG", quality=QUALITY, subsampling=0, optimize=True)
     worth = len(written.getvalue()) <= WORTH * len(raw)
     return base64.b64encode(written.getvalue()).decode() if worth else None

@@ -63,10 +63,10 @@ def keep_beside(profile: str, names: Collection[str]) -> list[tuple[Path, int]]:
     ``publish`` refuses, and for a notebook that is not there or was not executed.
     """
     executed = _executed(profile, [_known(name) for name in names])
-    recorded = _permitted(profile, executed)
-    written = [(path, _in_folder(folder(profile) / "notebooks" / path.name), ran) for path, ran in executed.items()]
     if lacking := [path.stem for path, ran in executed.items() if ran is None]:
         raise ValueError(f"nothing kept: {some(lacking)} was not executed in profile {profile!r}")
+    recorded = _permitted(profile, executed)
+    written = [(path, _in_folder(folder(profile) / "notebooks" / path.name), ran) for path, ran in executed.items()]
     _write(profile, written, recorded)
     return [(target, target.stat().st_size) for _, target, _ in written]
 
