@@ -112,17 +112,20 @@ def invert(profile: Profile) -> Passes:
     """05: inversion and DreamBooth: choices, the comparison, the trade-off of time, numbers of components."""
     s, f, sets = profile.invert, profile.finetune, profile.people.sets
     longest, recipe, quick = max(s.dreambooth_steps), s.recipe, s.quick
-    val = fine_tuned(2 * s.val, f, steps=sum(s.dreambooth_steps)) + inverted(s.val, RECIPES["paper"], s.paper_steps)
+    undescribed = int(f.recipe.instance_prompt == "context")  # else no picture is described
+    kinds = 2 + undescribed  # one picture, several, and one that is not described
+    val = fine_tuned(kinds * s.val, f, steps=sum(s.dreambooth_steps)) + inverted(s.val, RECIPES["paper"], s.paper_steps)
     val += inverted(s.val, recipe) + inverted(s.val, quick)
-    compared = fine_tuned(2 * len(s.seeds) * s.people, f, steps=longest)
-    compared += inverted((2 * len(s.seeds) + 1) * s.people, quick)  # and the hero's
+    runs = len(s.seeds) + 1 + undescribed  # one picture with every seed
+    compared = fine_tuned(runs * s.people, f, steps=longest) + inverted(runs * s.people, recipe)
     of_each = fine_tuned(2, f, steps=longest) + inverted(1, recipe) + inverted(1, quick)  # together, then one alone
     of_a_step = fine_tuned(2, f, steps=1) + inverted(1, recipe, 1) + inverted(1, quick, 1)
     traded = inverted(s.timed, recipe, sum(s.plain_steps)) + inverted(s.timed, quick, sum(s.quick_steps))
-    counted = inverted(s.counted * len(s.counts), recipe, max(s.plain_steps))
-    models = s.people + s.val * (2 * len(s.dreambooth_steps) + 3) + s.people * (4 * len(s.seeds) + 3) + 1
+    of_counts = s.counted * len(s.counts) * (1 + undescribed)
+    counted = inverted(of_counts, recipe, max(s.plain_steps))
+    models = s.people + s.val * (kinds * len(s.dreambooth_steps) + 3) + s.people * (2 * runs + 3) + 1
     points = len({*s.plain_steps, recipe.steps}) + len({*s.quick_steps, quick.steps}) + 3
-    models += s.timed * points + s.counted * len(s.counts)
+    models += s.timed * points + of_counts + (1 + undescribed) * 2 * s.people * len(s.scales)
     return (
         class_pictures(f)
         + Passes(encoded=sets.heldout * sets.views + sets.train * min(s.start_views, sets.views))

@@ -12,6 +12,7 @@ from tiny_base import tiny_pipeline
 from w2w_lib.evaluation.portraits import head_mask
 from w2w_lib.lora.batched import apply_adapters
 from w2w_lib.models.fingerprint import fingerprint
+from w2w_lib.models.prompts import INSTANCE_PROMPT, encode_prompts
 from w2w_lib.space import inversion
 from w2w_lib.space.inversion import InversionRecipe, invert
 from w2w_lib.space.inversion_recipes import RECIPES
@@ -102,6 +103,30 @@ def test_several_pictures_of_a_person_make_one_model(pipeline, space):
     assert (together[0] - twice[0]).abs().max() > 0.02
 
 
+def test_every_picture_is_denoised_under_its_own_prompt(pipeline, space, monkeypatch):
+    few, recipe = space.truncated(LATENT), InversionRecipe(steps=6, batch=3)
+    latents = torch.arange(3.0)[:, None, None, None].expand(3, 4, 8, 8)  # a picture's number is its content
+    prompts = ["a photo of sks person, on a blue background", "sks person", "a photo of sks person, smiling"]
+    states = encode_prompts(pipeline, prompts)
+    loss, seen = inversion.denoising_loss, []
+
+    def watched(unet, scheduler, clean, noise, timesteps, text, mask):
+        seen.extend(clean[:, 0, 0, 0].int().tolist())
+        torch.testing.assert_close(text, states[clean[:, 0, 0, 0].long()], rtol=0, atol=1e-5)
+        return loss(unet, scheduler, clean, noise, timesteps, text, mask)
+
+    def found(prompts):
+        people = ["a", "b", "a"]
+        return invert(pipeline, few, latents, recipe, people=people, prompts=prompts, progress=False)[0] / few.std
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inversion, "denoising_loss", watched)
+        said = found(prompts)
+    assert set(seen) == {0, 1, 2}
+    assert (said - found(None)).abs().max() > 0.02
+    torch.testing.assert_close(found(None), found([INSTANCE_PROMPT] * 3), rtol=0, atol=1e-3)
+
+
 def test_a_start_is_where_the_optimisation_begins(pipeline, space, monkeypatch):
     few, start = space.truncated(LATENT), space.std[None, :LATENT] * torch.tensor([[1.0, -2.0, 0.5]])
     applied = Mock(wraps=inversion.apply_adapters)
@@ -143,6 +168,7 @@ def test_inversion_refuses(pipeline, space, unchecked):
     other = tiny_pipeline(seed=1)
     bases = f"on base {space.layout.base}, this pipeline is base {fingerprint(other)}"
     late = InversionRecipe(timesteps=(0, 1001))
+    everything = (pipeline, few, latents, None, None, False, None, None)
     for arguments, error in [
         ((other, few, latents), bases),
         ((pipeline, few, latents[0]), r"latents: expected pictures of 4 channels, .* found \(4, 8, 8\)"),
@@ -165,6 +191,9 @@ def test_inversion_refuses(pipeline, space, unchecked):
         ((pipeline, few, latents, None, None, False, "ab"), "people: expected a list of 2 names"),
         ((pipeline, few, latents, None, None, False, ["a", "a"], few.coefficients[:2]), "start: .* 1 people, found 2"),
         ((pipeline, few, latents, None, None, False, None, torch.zeros(2, 2)), "start: expected rows of 3 numbers"),
+        ((*everything, ["sks person"]), "prompts: expected a list of 2, one for each picture, found list"),
+        ((*everything, "sks person"), "prompts: expected a list of 2, one for each picture, found 'sks person'"),
+        ((*everything, ["sks person", 3]), "prompt 3: expected a text"),
         ((pipeline, few, latents, None, -mask), "mask: expected numbers of at least 0"),
         (
             (pipeline, few, latents, None, empty),

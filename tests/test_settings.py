@@ -98,6 +98,8 @@ def test_settings_cannot_be_changed():
         ("finetune.evaluate.sweep", {"as set": {"steps": 1}}, "sweep: expected a first entry `as set: {}`"),
         ("finetune.evaluate.min_auc", 1.1, "finetune.evaluate.min_auc: .*less than or equal to 1"),
         ("space.counts", [2, 24], "space.counts is 24, expected at most people.sets.train - 1, 23"),
+        ("invert.components", 24, "invert.components is 24, expected at most people.sets.train - 1, 23"),
+        ("domains.components", 9, "domains.components is 9, expected at most space.counts, 8"),
         ("space.leading", 9, "space.leading is 9, expected at most space.counts, 8"),
         ("space.val", 5, "space.val is 5, expected at most people.sets.val, 4"),
         ("space.gallery", 7, "space.gallery is 7, expected at most people.sets.heldout, 6"),

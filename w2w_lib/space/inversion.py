@@ -14,7 +14,7 @@ from tqdm import tqdm
 from w2w_lib.files.tensors import floating
 from w2w_lib.inputs import described, instance, some
 from w2w_lib.lora.batched import apply_adapters
-from w2w_lib.models.denoising import denoising_loss, draw, stream
+from w2w_lib.models.denoising import denoising_loss, draw_rows, stream
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.models.memory import BatchSize
 from w2w_lib.models.precision import loss_scale
@@ -33,21 +33,24 @@ def invert(
     progress: bool = True,
     people: Sequence[Hashable] | None = None,
     start: Float[Tensor, "people pcs"] | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> tuple[Float[Tensor, "people pcs"], Float[Tensor, "steps people"]]:
     """Coefficients of one model for each person and the losses on the way (Dravid et al. 2024, §3.4, eq. 3).
 
     Without ``people`` every picture is another person's; else they name whose each picture is, and the models are in
     the order in which the names come first. Only the coefficients move, from ``start`` (the mean model, if there is
-    none), on "sks person" and without prior preservation: the space itself is the prior. ``recipe`` may be a name of
-    ``RECIPES``. Each person has a random stream of the own place in that order, so that a result does not depend on
-    the others. The loss is averaged over the latent cells, weighted by ``mask``.
+    none), without prior preservation: the space itself is the prior. ``recipe`` may be a name of ``RECIPES``.
+    ``prompts`` say what each picture shows, "a photo of sks person, on a blue background": what they name, the person
+    need not explain. By default they are all "sks person", as in the paper. Each person has a random stream of the own
+    place in that order, so that a result does not depend on the others. The loss is averaged over the latent cells,
+    weighted by ``mask``.
 
     Memory on the pipeline's device: the components (pcs x d numbers), and for each of ``recipe.at_once`` people (on a
     GPU, of as many as fit) the d weights and ``recipe.batch`` passes through the UNet with their gradients.
 
     ValueError for a pipeline of another base than the space's, latents of other channels than the UNet's or not
     finite, a mask of another shape, negative or 0 everywhere, timesteps that the scheduler has not, another number of
-    names than of pictures, a start of another shape, and an optimisation that diverges.
+    names or prompts than of pictures, a start of another shape, and an optimisation that diverges.
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe or InversionRecipe()
     latents, mask = _checked(pipeline, space, latents, recipe, mask)
@@ -63,18 +66,19 @@ def invert(
     optimizer = torch.optim.Adam([moved], recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = get_scheduler(recipe.schedule, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
-    text = encode_prompts(pipeline, [INSTANCE_PROMPT])
+    texts = encode_prompts(pipeline, _prompts_of_pictures(len(latents), prompts)).cpu()
     history, magnified = torch.zeros(recipe.steps, count), loss_scale(pipeline.unet)
 
     def drawn(i: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-        return _drawn(rng, latents[rows[i]], mask[rows[i]], recipe)
+        own = rows[i]
+        return _drawn(rng, latents[own], texts[own], mask[own], recipe)
 
     def backward(parts: list[tuple[Tensor, ...]], group: slice) -> Tensor:
         """The losses of a group of people, whose gradients are added to those of the coefficients."""
-        *batch, cells = (torch.cat(column).to(device) for column in zip(*parts[group], strict=True))
-        weights, own = space.unproject(moved[group] * scale), text.expand(len(batch[0]), -1, -1)
+        *batch, text, cells = (torch.cat(column).to(device) for column in zip(*parts[group], strict=True))
+        weights = space.unproject(moved[group] * scale)
         with apply_adapters(pipeline.unet, space.layout, weights, recipe.batch):
-            losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, own, cells)
+            losses = denoising_loss(pipeline.unet, pipeline.scheduler, *batch, text, cells)
         per_person = losses.view(-1, recipe.batch).mean(1)
         pull = recipe.prior * (moved[group] * deviations).square().sum() / moved.shape[1]
         (magnified * (per_person.sum() + pull)).backward()
@@ -95,12 +99,21 @@ def invert(
     return (moved * scale).detach().cpu(), history
 
 
-def _drawn(rng: torch.Generator, latents: Tensor, mask: Tensor, recipe: InversionRecipe) -> tuple[Tensor, ...]:
-    """Latents, noise and timesteps of one person, and the masks of the same pictures."""
-    again = torch.Generator()
-    again.set_state(rng.get_state())  # it draws the same pictures first
-    drawn, masks = (draw(r, t.cpu(), recipe.batch, recipe.timesteps) for r, t in ((rng, latents), (again, mask)))
-    return *drawn, masks[0]
+def _drawn(
+    rng: torch.Generator, latents: Tensor, texts: Tensor, mask: Tensor, recipe: InversionRecipe
+) -> tuple[Tensor, ...]:
+    """Latents, noise and timesteps of one person, with the text states and masks of the same pictures."""
+    rows, noise, timesteps = draw_rows(rng, latents, recipe.batch, recipe.timesteps)
+    return latents[rows], noise, timesteps, texts[rows], mask[rows]
+
+
+def _prompts_of_pictures(pictures: int, prompts: Sequence[str] | None) -> list[str]:
+    """A prompt for each picture."""
+    if prompts is None:
+        return [INSTANCE_PROMPT] * pictures
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) != pictures:
+        raise ValueError(f"prompts: expected a list of {pictures}, one for each picture, found {described(prompts)}")
+    return list(prompts)
 
 
 def _rows_of_people(pictures: int, people: Sequence[Hashable] | None) -> list[list[int]]:

@@ -208,6 +208,7 @@ class Invert(Section):
     counted: Annotated[int, Field(ge=2, le=MOST)]
     edits: Names
     strength: Strength
+    scales: Annotated[list[Positive], Field(min_length=1), AfterValidator(distinct)]
     prompts: Prompts
     images: Count
     pictured: Count

@@ -24,8 +24,9 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     yield from at_most("space.leading", space.leading, "space.counts", most)
     yield from at_most("space.pictured", space.pictured, "space.samples", space.samples)
     yield from at_most("edit.components", edit.components, "space.counts", most)
+    yield from at_most("invert.components", invert.components, "people.sets.train - 1", sets.train - 1)
+    yield from at_most("domains.components", domains.components, "space.counts", most)
     for section, values in (("invert", invert), ("domains", domains)):
-        yield from at_most(f"{section}.components", values.components, "space.counts", most)
         yield from at_most(f"{section}.unseen", values.unseen, "people.sets.unseen", sets.unseen)
         yield from at_most(f"{section}.people", values.people, "people.sets.heldout", sets.heldout)
         yield from at_most(f"{section}.val", values.val, "people.sets.val", sets.val)
