@@ -161,7 +161,7 @@ def scale(profile: Profile) -> Passes:
         sizes, counts = ({min(n, m) for n in given} for given, m in ((part.sizes, largest), (part.counts, largest - 1)))
         return conditions(sorted(sizes), sorted(counts), part.fixed, repeats)
 
-    inversions = len({one[1:] for one in spaces(s.inverted)})
+    inversions = len({one[1:] for one in spaces(s.inverted, s.inverted.repeats)})
     edits = len({one[1:] for one in spaces(s.edited) if one.series != "growing"})
     projections = len({one[1:] for one in spaces(s.projected, s.projected.repeats)})
     sampled = len({one[1:3] for one in spaces(s.sampled)}) + 3 + 3  # distributions, gauges

@@ -76,7 +76,8 @@ def of_scale(profile: Profile) -> Iterator[str]:
         if left := sorted(set(part.sizes) - set(scale.sizes)):
             yield f"scale.{name}.sizes: {left[0]} is not among scale.sizes, {scale.sizes}"
         yield from at_most(f"scale.{name}.fixed", part.fixed, "its least size - 1", min(part.sizes) - 1)
-    yield from at_most("scale.projected.repeats", scale.projected.repeats, "scale.repeats", scale.repeats)
+    for name in ("projected", "inverted"):
+        yield from at_most(f"scale.{name}.repeats", getattr(scale, name).repeats, "scale.repeats", scale.repeats)
     yield from at_most("scale.people", scale.people, "people.sets.heldout", sets.heldout)
     yield from at_most("scale.views", scale.views, "people.sets.unseen", sets.unseen)
     yield from at_most("scale.edited.people", scale.edited.people, "scale.people", scale.people)

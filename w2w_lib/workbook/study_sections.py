@@ -74,6 +74,7 @@ class ProjectedScale(Numbers):
 
 class InvertedScale(Numbers):
     recipe: InversionRecipe
+    repeats: Count  # random orders of the people
 
 
 class EditedScale(Numbers):
