@@ -18,6 +18,7 @@ from w2w_lib.evaluation.identity_score import IdentityScale, raw_identity
 from w2w_lib.evaluation.lpips import LPIPS
 from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.evaluation.text_score import TextScorer, text_score
+from w2w_lib.parallel import worker_count
 
 AXES = "people shots height width 3"
 
@@ -63,7 +64,7 @@ class EditJudge:
         return self.logits[attribute].to_numpy().reshape(self.before.shape[:2]).mean(1) > 0
 
     def embedded(self, images: UInt8[np.ndarray, "people shots height width 3"]) -> FaceEmbeddings:
-        return embed(_flat(images), self.embedder, self.face_weights)
+        return embed(_flat(images), self.embedder, self.face_weights, worker_count(None))  # who stay for the next edit
 
     def scores(
         self,

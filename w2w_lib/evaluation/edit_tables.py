@@ -7,8 +7,6 @@ import pandas as pd
 from w2w_lib.evaluation.intervals import Interval, over_people
 from w2w_lib.inputs import nearest
 
-KEYS = ("method", "attribute", "person")
-
 
 def by_person(scores: pd.DataFrame, column: str, method: str, attributes: Sequence[str] | None = None) -> pd.Series:
     """One column of scores by person, the mean over attributes; NaN where a person has no number.

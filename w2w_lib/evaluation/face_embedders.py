@@ -56,13 +56,17 @@ class FaceEmbeddings:
 
 
 def embed(
-    images: UInt8[np.ndarray, "batch height width 3"], back_end: str = "dlib", weights: Path | None = None
+    images: UInt8[np.ndarray, "batch height width 3"],
+    back_end: str = "dlib",
+    weights: Path | None = None,
+    workers: int | None = None,
 ) -> FaceEmbeddings:
     """Embeddings of the surest face that MTCNN finds in each picture, by dlib's network or by FaceNet.
 
     "facenet" is what the paper measures with (Dravid et al. 2024, §4.3): FaceNet (Schroff et al. 2015) on crops of 160
-    pixels. Its ``weights`` are a local file; None stands for where facenet-pytorch keeps it. ValueError for another
-    back end, weights that it does not take and pictures that are not uint8 RGB; FileNotFoundError where it has none.
+    pixels. Its ``weights`` are a local file; None stands for where facenet-pytorch keeps it. ``workers`` are processes
+    as for ``embed_faces``. ValueError for another back end, weights that it does not take and pictures that are not
+    uint8 RGB; FileNotFoundError where it has none.
     """
     images = as_pictures(images)
     if back_end not in BACK_ENDS:
@@ -70,10 +74,10 @@ def embed(
     if back_end == "dlib":
         if weights is not None:
             raise ValueError(f"weights {weights}: dlib's come with its package; expected none, or back end 'facenet'")
-        embeddings, found = embed_faces(images)
+        embeddings, found = embed_faces(images, workers=workers)
         return FaceEmbeddings("dlib", embeddings, found)
     network = load_facenet(weights)
-    boxes, found = detect_faces(images)
+    boxes, found = detect_faces(images, workers=workers)
     rows = [np.zeros((0, network.last_linear.out_features))]
     with one_thread(), torch.inference_mode():
         for first in range(0, len(images), TOGETHER):

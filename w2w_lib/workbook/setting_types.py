@@ -49,7 +49,6 @@ def rising(values: list) -> list:
 
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Index = Annotated[int, Field(ge=0, le=MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=MOST)]
 Strength = Annotated[float, Field(ge=-100, le=100)]  # an edit's; further out every picture is noise

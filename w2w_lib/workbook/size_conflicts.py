@@ -53,7 +53,6 @@ def of_sizes(profile: Profile) -> Iterator[str]:
     for name in ("swept", "oracles", "composed"):
         yield from at_most(f"judge.{name}", getattr(judge, name), "judge.people", judge.people)
     yield from at_most("judge.validation", judge.validation, "people.sets.val", sets.val)
-    yield from at_most("judge.hero", judge.hero, "judge.oracles - 1", judge.oracles - 1)
     yield from at_most("judge.components", max(judge.components), "space.counts", most)
     yield from at_most("edit.control_below", edit.control_below, "edit.works_above", edit.works_above)
     if not own:  # one's own people have as many pictures as they have

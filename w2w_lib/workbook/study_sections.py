@@ -13,7 +13,6 @@ from w2w_lib.workbook.setting_types import (
     Count,
     Domain,
     Given,
-    Index,
     Method,
     Names,
     NotNegative,
@@ -48,7 +47,6 @@ class Judge(Section):
     slider: SliderRecipe
     slider_shares: Annotated[list[Positive], Field(min_length=1), AfterValidator(distinct)]
     least_effect: Strength
-    hero: Index
     pictured: Names
     compose: Annotated[list[Names], Field(min_length=1)]
     delayed: Text
