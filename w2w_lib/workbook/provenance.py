@@ -13,7 +13,7 @@ from w2w_lib.workbook import modules, paths
 from w2w_lib.workbook.yaml_files import read_mapping
 
 DVC_FILE = "a pipeline of DVC"
-DATA = "data"  # ships; the other files that a stage depends on are made by the pipeline itself
+SHIPPED = ("data", "benchmarks")  # the other files that a stage depends on are made by the pipeline itself
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 SKIPPED = "README.md"  # as .dvcignore: a model card holds times
 
@@ -41,7 +41,8 @@ def sources(stage: str, code: str, profile: str, sections: Mapping[str, Any]) ->
 
     These are the library's modules that the code reaches, shipped data, and the profile's settings of the stage. A
     stage that is not in the profile's pipeline is the base, which ships: it depends on the model and the classifier
-    themselves and not on the code that once trained them. ``sections`` are the profile's settings, as written.
+    themselves and not on the code that once trained them, and on the benchmark that it shows. ``sections`` are the
+    profile's settings, as written.
     """
     model = sections["base"].get("model")
     listed = dependencies(stage, profile, model)
@@ -52,8 +53,8 @@ def sources(stage: str, code: str, profile: str, sections: Mapping[str, Any]) ->
             raise ValueError(
                 f"profile {profile!r} has no stage {stage!r}: expected one of dvc.yaml, or a base.training"
             )
-        listed = [training["out"], training["classifier"]["file"]]
-    listed = [name for name in listed if name == model or Path(name).parts[0] == DATA]
+        listed = [training["out"], training["classifier"]["file"], paths.shown(paths.ENCODERS)]
+    listed = [name for name in listed if name == model or Path(name).parts[0] in SHIPPED]
     found |= {paths.shown(file): md5(file) for file in _files(paths.ROOT / name for name in listed)}
     written = json.dumps(sections.get(stage), sort_keys=True, default=str)
     return found | {f"{paths.PARAMS.name}: {profile}.{stage}": hashlib.md5(written.encode()).hexdigest()}
