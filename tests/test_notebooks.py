@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -90,11 +91,12 @@ def test_a_module_that_is_no_python_is_named(tmp_path, monkeypatch):
         modules.hashes("import w2w_lib.broken")
 
 
-def loaded(statements: str) -> set[str]:
+@cache
+def loaded(statements: str) -> frozenset[str]:
     """The library's modules that Python itself has loaded after some statements."""
     said = f"{statements}\nimport sys\nprint(*(name for name in sys.modules if name.startswith('w2w_lib.')))"
     run = subprocess.run([sys.executable, "-c", said], cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    return set(run.stdout.split())
+    return frozenset(run.stdout.split())
 
 
 def file_of(module: str) -> Path:
