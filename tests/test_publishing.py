@@ -137,6 +137,13 @@ def test_the_check_needs_neither_dvc_nor_outputs_and_names_what_is_stale(own):
     assert "another params.yaml: smoke.invert, w2w_lib/training/fleet.py: run" in said["05_invert.ipynb"]
 
 
+def test_the_base_is_stale_when_the_benchmark_that_it_shows_is_another(own):
+    publishing.publish("smoke")
+    assert problems() == ""
+    (own.root / "benchmarks/encoders.json").write_text("another")
+    assert "00_base.ipynb: its outputs are of another benchmarks/encoders.json: run" in problems()
+
+
 def test_a_save_from_jupyter_is_told_apart_and_mended(own):
     publishing.publish("smoke")
     save_from_jupyter(own.notebook("01_people"))
