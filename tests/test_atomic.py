@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from w2w_lib.files.atomic import remove_partial_files, replacing, save_tensors, write_text
@@ -49,6 +50,18 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_equal_tensors_and_metadata_make_equal_files(tmp_path):
+    tensors = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(1)}
+    metadata = {f"key {k}": f'of "{k}", ü \n\t\x1f\x7f \\ / 顔 \u2028' for k in range(20)}
+    files = [tmp_path / f"{k}.safetensors" for k in range(4)]
+    for file in files:
+        save_tensors(tensors, file, metadata)
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], framework="pt") as opened:
+        assert opened.metadata() == metadata
+        assert all(torch.equal(opened.get_tensor(name), tensor) for name, tensor in tensors.items())
+
+
 def test_a_file_is_as_readable_as_the_umask_says(tmp_path, umask):
     before = os.umask(umask)
     try:

@@ -30,6 +30,14 @@ def test_mtcnn_finds_the_astronaut_and_not_her_pieces(face):
     assert left < 128 < right and top < 110 < bottom and 60 < right - left < 160
 
 
+def test_a_small_face_is_found_where_there_is_no_larger_one(face):
+    small = np.zeros_like(face)
+    small[80:160, 80:160] = face[::2, ::2][20:100, 24:104]  # a face of 50 pixels
+    boxes, found = detect_faces(np.stack([small, face]))
+    assert found.all() and boxes[0, 2] - boxes[0, 0] < 80 and np.abs(boxes[1] - detect_faces(face[None])[0]).max() < 1
+    np.testing.assert_allclose(face_points(small[None])[0].mean(0), (boxes[0, :2] + boxes[0, 2:]) / 2, atol=15)
+
+
 def test_dlib_tells_the_astronaut_from_noise_and_knows_her_again(face):
     rng = np.random.default_rng(0)
     darker = (face * 0.8).astype(np.uint8)

@@ -186,9 +186,9 @@ def test_inversion_refuses(pipeline, space, unchecked):
         ((pipeline, few, latents, None, nan[:, :1]), "mask: rows 0, 1 hold NaN"),
         (
             (pipeline, few, latents, None, None, False, ["a"]),
-            "people: expected a list of 2 names, one for each picture",
+            "people: expected a list of 2, one for each picture",
         ),
-        ((pipeline, few, latents, None, None, False, "ab"), "people: expected a list of 2 names"),
+        ((pipeline, few, latents, None, None, False, "ab"), "people: expected a list of 2, one"),
         ((pipeline, few, latents, None, None, False, ["a", "a"], few.coefficients[:2]), "start: .* 1 people, found 2"),
         ((pipeline, few, latents, None, None, False, None, torch.zeros(2, 2)), "start: expected rows of 3 numbers"),
         ((*everything, ["sks person"]), "prompts: expected a list of 2, one for each picture, found list"),

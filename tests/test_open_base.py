@@ -65,11 +65,12 @@ def test_a_variant_is_read_where_it_is_there(base):
 
 
 def test_the_type_is_chosen_by_what_the_device_is_fast_in(whole, monkeypatch):
-    assert best_dtype(torch.device("cpu")) == torch.bfloat16
+    for named, dtype in (((), torch.float32), (("avx512_f",), torch.float32), (("avx512_bf16",), torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=named: dict.fromkeys(found, True))
+        assert best_dtype(torch.device("cpu")) == dtype == next(open_base(whole, None).unet.parameters()).dtype
     for capability, dtype in (((7, 5), torch.float16), ((8, 6), torch.bfloat16), ((9, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert best_dtype(torch.device("cuda")) == dtype
-    assert next(open_base(whole, None).unet.parameters()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "a name with spaces/x", "a/b/c", "x" * 5000, "a\0b"])

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from w2w_lib.evaluation.faces import FALLBACK_BOX, detect_faces
-from w2w_lib.evaluation.portraits import crop_photo, head_mask, portraits, prompts_with_seeds
+from w2w_lib.evaluation.portraits import head_mask, portraits, prompts_with_seeds
 from w2w_lib.models.sampling import Sampling, generate
 
 
@@ -57,35 +56,7 @@ def test_late_injection_is_between_the_original_and_the_edit(pipeline, space, we
     assert (paint(749) != paint(748)).any() and (paint(499) != paint(498)).any()
 
 
-def test_crop_puts_the_face_where_portraits_have_it():
-    from skimage.data import astronaut
-
-    boxes, found = detect_faces(crop_photo(astronaut(), 128)[None])
-    assert found[0]
-    assert np.abs(boxes[0] - FALLBACK_BOX).mean() < 25  # of 256
-    with pytest.raises(ValueError, match="shows no face"):
-        crop_photo(np.zeros((64, 64, 3), np.uint8), 64)
-
-
-def test_a_photograph_of_any_shape_gives_the_same_crop():
-    from skimage.data import astronaut
-
-    square = astronaut()[:400, 30:430]
-    wanted = crop_photo(square, 64).astype(int)
-    for beside in (((0, 0), (60, 150)), ((0, 201), (0, 0))):  # more of it beside, or below
-        photo = np.pad(square, [*beside, (0, 0)], mode="edge")
-        assert np.abs(crop_photo(photo, 64) - wanted).mean() < 25  # of 255: found on another grid of pixels
-
-
-def test_photographs_and_masks_that_cannot_be(pipeline, space, weights, unchecked):
-    for wrong in (np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3))):
-        with pytest.raises(ValueError, match=r"expected uint8 \(height, width, 3\), found"):
-            crop_photo(wrong, 64)
-    for size in (0, 10**5):
-        with pytest.raises(ValueError, match="size: expected a whole number"):
-            crop_photo(np.zeros((9, 9, 3), np.uint8), size)
-    with pytest.raises(ValueError, match="expected sides of at most 16384 pixels"):
-        crop_photo(np.zeros((1, 100_000, 3), np.uint8), 64)
+def test_prompts_and_masks_that_cannot_be(pipeline, space, weights, unchecked):
     assert prompts_with_seeds(np.array(["x"]), 1.0, 2.0) == [("x", 1), ("x", 2)]
     for cells, grow, said in ((0, 0.3, "cells"), (2.5, 0.3, "cells"), (8, float("nan"), "grow"), (8, -9, "is empty")):
         with pytest.raises(ValueError, match=said):

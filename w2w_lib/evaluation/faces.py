@@ -26,6 +26,7 @@ from w2w_lib.evaluation.pictures import as_pictures, padded_square
 from w2w_lib.parallel import in_order, worker_count
 
 FACE_PIXELS = 256  # pictures are enlarged to this before detection, as small faces are below MTCNN's pyramid
+SMALLEST = (100, 40)  # enlarged pixels of a face; smaller ones, which take longer, are looked for where none is larger
 DETECTION_THRESHOLD = 0.9
 FALLBACK_BOX = np.array([0.27, 0.25, 0.73, 0.86]) * FACE_PIXELS  # where a portrait's face is when none was detected
 FALLBACK_POINTS = np.array([[0.4, 0.48], [0.6, 0.48], [0.5, 0.6], [0.42, 0.72], [0.58, 0.72]]) * FACE_PIXELS
@@ -36,8 +37,8 @@ QUIET_SECONDS = 3  # before a progress bar is shown
 
 
 @cache
-def _detector() -> MTCNN:
-    return MTCNN(keep_all=False, select_largest=False, device="cpu", min_face_size=40, post_process=False)
+def _detector(smallest: int) -> MTCNN:
+    return MTCNN(keep_all=False, select_largest=False, device="cpu", min_face_size=smallest, post_process=False)
 
 
 @cache
@@ -66,9 +67,9 @@ def detect_faces(
 ) -> tuple[Float[np.ndarray, "batch 4"], Bool[np.ndarray, " batch"]]:
     """The surest face's box in each enlarged picture, and whether it is a face with a probability above 0.9.
 
-    A picture that is not square is enlarged with black beside it. Where no face is found, the box is where a
-    portrait's would be. ``progress`` and ``workers`` are as in ``embed_faces``. ValueError where the pictures are not
-    uint8 RGB.
+    Faces of less than 100 pixels of 256 are looked for where there is no larger one, those below 40 not. A picture that
+    is not square is enlarged with black beside it. Where no face is found, the box is where a portrait's would be.
+    ``progress`` and ``workers`` are as in ``embed_faces``. ValueError where the pictures are not uint8 RGB.
     """
     images = as_pictures(images)
     parts = [(part,) for part in _split(images, TOGETHER)]
@@ -97,25 +98,30 @@ def face_points(images: UInt8[np.ndarray, "batch height width 3"]) -> Float[np.n
     """MTCNN's points in the enlarged picture: left and right eye, nose, left and right mouth corner."""
     images = as_pictures(images)
     points = np.tile(FALLBACK_POINTS, (len(images), 1, 1))
-    if not len(images):
-        return points
-    with one_thread():
-        _, _, detected = _detector().detect([_enlarge(image) for image in images], landmarks=True)
-    for own, found in zip(points, detected, strict=True):
-        if found is not None:
-            own[:] = found[0]
+    for i, _, own in _found(images):
+        points[i] = own
     return points
 
 
 # ---------------------------------------------------------------- one part of the pictures
 def _detect(images: UInt8[np.ndarray, "batch height width 3"]) -> tuple[np.ndarray, np.ndarray]:
     boxes, found = np.tile(FALLBACK_BOX, (len(images), 1)), np.zeros(len(images), bool)
-    with one_thread():
-        detected, probability = _detector().detect([_enlarge(image) for image in images])
-    for i, (box, p) in enumerate(zip(detected, probability, strict=True)):
-        if box is not None and p[0] is not None and p[0] > DETECTION_THRESHOLD:
-            boxes[i], found[i] = box[0], True
+    for i, box, _ in _found(images):
+        boxes[i], found[i] = box, True
     return boxes, found
+
+
+def _found(images: UInt8[np.ndarray, "batch height width 3"]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Place, box and points of each picture's face; of pictures without one nothing."""
+    left = list(range(len(images)))
+    for smallest in SMALLEST:
+        if not left:
+            return
+        with one_thread():
+            seen = _detector(smallest).detect([_enlarge(images[i]) for i in left], landmarks=True)
+        sure = [p[0] is not None and p[0] > DETECTION_THRESHOLD for p in seen[1]]
+        yield from ((i, boxes[0], points[0]) for i, boxes, _, points, ok in zip(left, *seen, sure, strict=True) if ok)
+        left = [i for i, ok in zip(left, sure, strict=True) if not ok]
 
 
 def _embed(

@@ -1,4 +1,4 @@
-"""Pictures to measure: the same prompts and seeds from many models; photographs cut to the base's frame."""
+"""Pictures to measure: the same prompts and seeds from many models."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
-from w2w_lib.evaluation.faces import FACE_PIXELS, FALLBACK_BOX, detect_faces, embed_faces
-from w2w_lib.evaluation.pictures import as_pictures, square_margins
+from w2w_lib.evaluation.faces import FACE_PIXELS, FALLBACK_BOX, embed_faces
+from w2w_lib.evaluation.pictures import as_pictures
 from w2w_lib.inputs import finite_number, whole_number
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.sampling import Sampling, generate
@@ -52,26 +51,6 @@ def embed_portraits(
     images = as_pictures(images, "models seeds height width 3")
     embeddings, found = embed_faces(images.reshape(-1, *images.shape[2:]))
     return embeddings.reshape(*images.shape[:2], embeddings.shape[1]), found.reshape(images.shape[:2])
-
-
-def crop_photo(photo: UInt8[np.ndarray, "height width 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A photograph cut so that the surest face lies where the pocket world's portraits have theirs.
-
-    What the frame has beyond the photograph is black. ValueError for a photograph that is not uint8 RGB, and where no
-    face is found.
-    """
-    size, photo = whole_number("size", size, *SIZES), as_pictures(photo, "height width 3")
-    boxes, found = detect_faces(photo[None])
-    if not found[0]:
-        raise ValueError("the photograph shows no face that MTCNN finds: take another, or crop it nearer to the face")
-    scale, (above, beside) = max(photo.shape[:2]) / FACE_PIXELS, square_margins(photo)
-    x0, y0, x1, y1 = boxes[0] * scale - (beside, above, beside, above)
-    home = FALLBACK_BOX / FACE_PIXELS
-    side = (y1 - y0) / (home[3] - home[1])
-    left = (x0 + x1) / 2 - side * (home[0] + home[2]) / 2
-    top = y0 - side * home[1]
-    frame = tuple(round(v) for v in (left, top, left + side, top + side))
-    return np.asarray(Image.fromarray(photo).crop(frame).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def head_mask(cells: int, grow: float = 0.3) -> Float[Tensor, "1 cells cells"]:

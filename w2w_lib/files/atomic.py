@@ -1,7 +1,9 @@
 """Files that are complete or not there."""
 
+import json
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from w2w_lib.inputs import described
 
 if TYPE_CHECKING:
     import torch
+
+SIZE_BYTES, METADATA = 8, "__metadata__"  # of a safetensors file: the header's size comes first
 
 
 @contextmanager
@@ -59,6 +63,18 @@ def save_tensors(tensors: dict[str, "torch.Tensor"], path: str | Path, metadata:
     make_folder(destination(path).parent)
     with replacing(path) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        _sort_metadata(partial)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write the metadata of a safetensors file by name, in place: its library's order is another in every process."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(SIZE_BYTES))
+        header = json.loads(file.read(size))
+        if metadata := header.get(METADATA):
+            header[METADATA] = dict(sorted(metadata.items()))
+            file.seek(SIZE_BYTES)
+            file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
 
 
 def remove_partial_files(folder: str | Path) -> None:

@@ -38,12 +38,12 @@ def open_base(
 ) -> StableDiffusionPipeline:
     """Load a base model from a folder (or a hub name), frozen, with a DDIM scheduler and no safety checker.
 
-    The UNet computes in ``unet_dtype`` (None: in bf16, or fp16 on a GPU without it) and everything around it in fp32,
-    on ``device``: by default a GPU if there is one. Of weights in several precisions ``variant``, such as "fp16", names
-    the files to read where they are there; ``revision`` is of the hub. Nothing but safetensors and JSON is read, and no
-    code of the folder's runs. FileNotFoundError for a path that holds no pipeline, or lacks one of its files;
-    ValueError for anything else that is wrong with it, for a name that the hub does not give, and for a type or device
-    that there is not.
+    The UNet computes in ``unet_dtype`` (None: what the device is fast in, see ``best_dtype``) and everything around it
+    in fp32, on ``device``: by default a GPU if there is one. Of weights in several precisions ``variant``, such as
+    "fp16", names the files to read where they are there; ``revision`` is of the hub. Nothing but safetensors and JSON
+    is read, and no code of the folder's runs. FileNotFoundError for a path that holds no pipeline, or lacks one of its
+    files; ValueError for anything else that is wrong with it, for a name that the hub does not give, and for a type or
+    device that there is not.
     """
     if unet_dtype not in (*UNET_DTYPES, None):
         raise ValueError(f"unet_dtype {unet_dtype!r}: expected one of {', '.join(map(str, UNET_DTYPES))}, or None")

@@ -54,7 +54,7 @@ def invert(
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe or InversionRecipe()
     latents, mask = _checked(pipeline, space, latents, recipe, mask)
-    rows = _rows_of_people(len(latents), people)
+    rows = _rows_of_people(_of_pictures("people", people, range(len(latents))))
     count, device = len(rows), pipeline.device
     start = _checked_start(space, start, count)
     scale = (space.std if recipe.units == "deviations" else torch.ones_like(space.std)).to(device)
@@ -66,7 +66,7 @@ def invert(
     optimizer = torch.optim.Adam([moved], recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = get_scheduler(recipe.schedule, optimizer, num_warmup_steps=0, num_training_steps=recipe.steps)
     streams = [stream(recipe.seed, f"picture {i}") for i in range(count)]
-    texts = encode_prompts(pipeline, _prompts_of_pictures(len(latents), prompts)).cpu()
+    texts = encode_prompts(pipeline, [*_of_pictures("prompts", prompts, [INSTANCE_PROMPT] * len(latents))]).cpu()
     history, magnified = torch.zeros(recipe.steps, count), loss_scale(pipeline.unet)
 
     def drawn(i: int, rng: torch.Generator) -> tuple[Tensor, ...]:
@@ -107,23 +107,17 @@ def _drawn(
     return latents[rows], noise, timesteps, texts[rows], mask[rows]
 
 
-def _prompts_of_pictures(pictures: int, prompts: Sequence[str] | None) -> list[str]:
-    """A prompt for each picture."""
-    if prompts is None:
-        return [INSTANCE_PROMPT] * pictures
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or len(prompts) != pictures:
-        raise ValueError(f"prompts: expected a list of {pictures}, one for each picture, found {described(prompts)}")
-    return list(prompts)
+def _of_pictures(name: str, given: Sequence[Hashable] | None, default: Sequence[Hashable]) -> Sequence[Hashable]:
+    """One for each picture: those given, or by default others."""
+    if given is None:
+        return default
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(default):
+        raise ValueError(f"{name}: expected a list of {len(default)}, one for each picture, found {described(given)}")
+    return given
 
 
-def _rows_of_people(pictures: int, people: Sequence[Hashable] | None) -> list[list[int]]:
+def _rows_of_people(people: Sequence[Hashable]) -> list[list[int]]:
     """The pictures of each person, in the order in which the people come first."""
-    if people is None:
-        return [[i] for i in range(pictures)]
-    if isinstance(people, str) or not isinstance(people, Sequence) or len(people) != pictures:
-        raise ValueError(
-            f"people: expected a list of {pictures} names, one for each picture, found {described(people)}"
-        )
     rows: dict[Hashable, list[int]] = {}
     for row, person in enumerate(people):
         rows.setdefault(person, []).append(row)
