@@ -49,7 +49,6 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert len(load_file(file)["x"].unique()) == 1 and list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
 def test_equal_tensors_and_metadata_make_equal_files(tmp_path):
     tensors = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(1)}
     metadata = {f"key {k}": f'of "{k}", ü \n\t\x1f\x7f \\ / 顔 \u2028' for k in range(20)}
@@ -62,6 +61,7 @@ def test_equal_tensors_and_metadata_make_equal_files(tmp_path):
         assert all(torch.equal(opened.get_tensor(name), tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
 def test_a_file_is_as_readable_as_the_umask_says(tmp_path, umask):
     before = os.umask(umask)
     try:
