@@ -22,6 +22,7 @@ STRIPPED = OUTPUTS / ".stripped"
 HERO = ROOT / "docs" / "hero.png"  # the README's first picture
 PUBLISHED = ROOT / "published"  # numbers of the published notebooks, and what they come from
 ENCODERS = ROOT / "benchmarks" / "encoders.json"  # bases whose text encoders differ, compared
+ALTERNATIVES = ROOT / "benchmarks" / "alternatives.json"  # spaces of adapters that were trained in other ways
 STYLE = PACKAGE / "workbook" / "w2w.mplstyle"
 
 STAGES = ("base", "people", "finetune", "space", "edit", "invert", "judge", "scale", "domains", "release")
