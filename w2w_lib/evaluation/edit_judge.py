@@ -86,11 +86,12 @@ class EditJudge:
         """
         images, places = _flat(as_pictures(after, AXES)), self._places(after, rows)
         before, shown = _flat(self.before)[places], self.shows(attribute)[places // self.before.shape[1]]
-        changes, wanted = self._changes(images, places), np.where(shown, -1, 1)
+        logits = self.classifier.logits(images)
+        changes, wanted = self._changes(logits, places), np.where(shown, -1, 1)
         texts = [described(attribute, not one) for one in shown]
         found = {
             "effect": changes[attribute] * wanted,
-            "turned": (self.classifier.logits(images)[attribute] > 0).to_numpy() != shown,
+            "turned": (logits[attribute] > 0).to_numpy() != shown,
             "spill": changes.drop(columns=attribute).abs().mean(axis=1),
             "lpips": self.lpips.of_pictures(before, images),
             "text": text_score(images, texts, self.scorer) - text_score(before, texts, self.scorer),
@@ -108,7 +109,7 @@ class EditJudge:
     ) -> pd.DataFrame:
         """Change of every attribute's logit (columns of ``change_of``), a row for each person, as in ``scores``."""
         places = self._places(after, rows)
-        changes = self._changes(_flat(as_pictures(after, AXES)), places)
+        changes = self._changes(self.classifier.logits(_flat(as_pictures(after, AXES))), places)
         return self._by_person({change_of(name): changes[name] for name in changes}, places)
 
     def context(
@@ -131,8 +132,8 @@ class EditJudge:
             )
         return (rows[:, None] * self.before.shape[1] + np.arange(after.shape[1])).ravel()
 
-    def _changes(self, images: np.ndarray, places: np.ndarray) -> pd.DataFrame:
-        return (self.classifier.logits(images) - self.logits.iloc[places].to_numpy()) / self.spread
+    def _changes(self, logits: pd.DataFrame, places: np.ndarray) -> pd.DataFrame:
+        return (logits - self.logits.iloc[places].to_numpy()) / self.spread
 
     def _by_person(self, found: Mapping[str, Any], places: np.ndarray) -> pd.DataFrame:
         table = pd.DataFrame({name: np.asarray(values, float) for name, values in found.items()})
