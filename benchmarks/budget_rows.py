@@ -115,7 +115,7 @@ def invert(profile: Profile) -> Passes:
     undescribed = int(f.recipe.instance_prompt == "context")  # else no picture is described
     kinds = 2 + undescribed  # one picture, several, and one that is not described
     val = fine_tuned(kinds * s.val, f, steps=sum(s.dreambooth_steps)) + inverted(s.val, RECIPES["paper"], s.paper_steps)
-    val += inverted(s.val, recipe) + inverted(s.val, quick)
+    val += 2 * inverted(s.val, recipe) + inverted(s.val, quick)  # with both numbers of components
     runs = len(s.seeds) + 1 + undescribed  # one picture with every seed
     compared = fine_tuned(runs * s.people, f, steps=longest) + inverted(runs * s.people, recipe)
     of_each = fine_tuned(2, f, steps=longest) + inverted(1, recipe) + inverted(1, quick)  # together, then one alone
@@ -123,7 +123,7 @@ def invert(profile: Profile) -> Passes:
     traded = inverted(s.timed, recipe, sum(s.plain_steps)) + inverted(s.timed, quick, sum(s.quick_steps))
     of_counts = s.counted * len(s.counts) * (1 + undescribed)
     counted = inverted(of_counts, recipe, max(s.plain_steps))
-    models = s.people + s.val * (kinds * len(s.dreambooth_steps) + 3) + s.people * (2 * runs + 3) + 1
+    models = s.people + s.val * (kinds * len(s.dreambooth_steps) + 4) + s.people * (2 * runs + 3) + 1
     points = len({*s.plain_steps, recipe.steps}) + len({*s.quick_steps, quick.steps}) + 3
     models += s.timed * points + of_counts + (1 + undescribed) * 2 * s.people * len(s.scales)
     return (
