@@ -184,13 +184,14 @@ def scale(profile: Profile) -> Passes:
 def domains(profile: Profile) -> Passes:
     """08: inversion of pictures in other domains, DreamBooth on the same, two photographs, a missing attribute."""
     s, kinds, photos = profile.domains, 1 + len(profile.domains.domains), 2
-    val, given = s.val * kinds * len(s.priors), s.people * kinds
-    models = val + 2 * given + 1 + photos + 4 * s.wearers
+    val, given, tried = s.val * kinds * len(s.priors), s.people * kinds, s.val * kinds
+    models = val + tried * len(s.dreambooth_steps) + 2 * given + 1 + photos + 4 * s.wearers
     return (
         class_pictures(profile.finetune)
-        + Passes(encoded=val + 2 * given + photos + s.wearers)
+        + Passes(encoded=val + tried * len(s.dreambooth_steps) + 2 * given + photos + s.wearers)
         + inverted(val + given + 3 * s.wearers, s.recipe)
-        + fine_tuned(given, profile.finetune, steps=s.dreambooth_steps)
+        + fine_tuned(tried, profile.finetune, steps=sum(s.dreambooth_steps))
+        + fine_tuned(given, profile.finetune, steps=max(s.dreambooth_steps))
         + inverted(photos * len(s.photo_priors), s.photo_recipe)
         + pictures(models * s.images + photos * (len(s.photo_priors) + len(s.edits)), s.sampling)
     )

@@ -140,7 +140,7 @@ class Domains(Section):
     priors: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(distinct)]
     photo_recipe: InversionRecipe
     photo_priors: Annotated[list[NotNegative], Field(min_length=1), AfterValidator(distinct)]
-    dreambooth_steps: Count
+    dreambooth_steps: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
     attribute: Text
     wearers: Annotated[int, Field(ge=2, le=MOST)]
     edits: Names
