@@ -51,7 +51,7 @@ def test_facenet_is_facenet_pytorchs_own_chain(pictures, state, weights):
     np.testing.assert_allclose(np.linalg.norm(found.embeddings, axis=1), 1, atol=1e-5)
     network = InceptionResnetV1().eval()
     network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("logits")})
-    detector = MTCNN(image_size=160, margin=0, select_largest=False, min_face_size=SMALLEST[0])  # where ours looks first
+    detector = MTCNN(image_size=160, margin=0, select_largest=False, min_face_size=SMALLEST[0])
     crops = detector([Image.fromarray(picture) for picture in pictures[:2]])
     with torch.no_grad():
         np.testing.assert_allclose(found.embeddings[:2], network(torch.stack(crops)).numpy(), atol=1e-5)
