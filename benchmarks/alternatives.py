@@ -8,22 +8,20 @@ alike adapters of `val` people are on pictures that they have not seen, how well
 edits succeed, whether a model sampled from the space is one person, and the seconds that a person took. Each number has
 its 95% interval over people (over samples, where those are judged), and the paired difference from the first way's.
 
-People and adapters are kept in the folder ``--work``: an interrupted run goes on there. Two cores take 25 minutes.
+People and adapters are kept in the folder ``--work``: an interrupted run goes on there. Two cores take three minutes for
+a way.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
-from ways import Measured, Scores, Way, edit_success, label_scores, likeness, table, world
+from ways import Measured, Scores, Way, edit_success, label_scores, likeness, table, world, write_tables
 
 from w2w_lib.evaluation.attributes import mean_auc
 from w2w_lib.evaluation.portraits import embed_portraits, portraits, prompts_with_seeds
 from w2w_lib.evaluation.scores import told_apart
-from w2w_lib.files.atomic import write_text
 from w2w_lib.models.base import open_base
 from w2w_lib.workbook import paths
 from w2w_lib.workbook.sections import Profile
@@ -79,7 +77,7 @@ def main(
     ways = ways_of(settings)
     if unknown := set(only or ()) - set(ways):
         raise typer.BadParameter(f"{sorted(unknown)}: expected some of {sorted(ways)}", param_hint="only")
-    judged_on = world(settings, work, people, gallery, train, 0, 0, least)
+    judged_on = world(settings, work, people, gallery, train, least)
     pipeline, tables, costs, first = open_base(base, None), [], {}, None
     for name in only or ways:
         way = Way(pipeline, judged_on, work / name.replace(" ", "_"), ways[name])
@@ -90,8 +88,7 @@ def main(
         first = first or found
         print(f"{name}: {costs[name]}", tables[-1].drop(columns="way").round(3).to_string(), sep="\n", flush=True)
     sizes = {"people": people, "gallery": gallery, "train": train, "samples": samples}
-    rows = json.loads(pd.concat(tables).to_json(orient="records"))
-    write_text(json.dumps({"sizes": sizes, "costs": costs, "rows": rows}, indent=1) + "\n", out)
+    write_tables(tables, out, sizes=sizes, costs=costs)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 import typer
 from jaxtyping import Float
-from ways import Measured, Scores, Way, edit_success, label_scores, likeness, table, world
+from ways import Measured, Scores, Way, edit_success, label_scores, likeness, table, world, write_tables
 
 from w2w_lib.evaluation.attributes import mean_auc
 from w2w_lib.evaluation.base_quality import prompted_attributes
 from w2w_lib.evaluation.intervals import pseudo_values
-from w2w_lib.files.atomic import write_text
 from w2w_lib.lora.prompt_reach import TOGETHER, prompt_reach
 from w2w_lib.models.base import open_base
 from w2w_lib.models.denoising import denoising_loss, draw_rows, stream
@@ -117,7 +115,7 @@ def main(
 ) -> None:
     """Measure every base, print one table and write it."""
     settings = load(profile)
-    judged_on = world(settings, work, people, gallery, train, others, pictures, least)
+    judged_on = world(settings, work, people, gallery, train, least, others, pictures)
     tables, first = [], None
     for folder in bases:
         pipeline = open_base(folder, None)
@@ -126,8 +124,7 @@ def main(
         first = first or found
         print(tables[-1].drop(columns="base").round(3).to_string())
     sizes = {"people": people, "gallery": gallery, "train": train, "held back": people + others, "seeds": pictures}
-    rows = json.loads(pd.concat(tables).to_json(orient="records"))
-    write_text(json.dumps({"sizes": sizes, "rows": rows}, indent=1) + "\n", out)
+    write_tables(tables, out, sizes=sizes)
 
 
 def text_objective(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """One way to train a world's people on a base: their adapters, the space of them, and what is measured of both."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from w2w_lib.evaluation.lineup import Lineup
 from w2w_lib.evaluation.portraits import portraits, prompts_with_seeds
 from w2w_lib.evaluation.trial import Outcome, Trial
 from w2w_lib.evaluation.visibility import editable
+from w2w_lib.files.atomic import write_text
 from w2w_lib.lora.layout import AdapterLayout
 from w2w_lib.models.fingerprint import fingerprint
 from w2w_lib.people.people_set import People
@@ -69,6 +71,12 @@ def table(found: dict[str, Measured], first: dict[str, Measured] | None) -> pd.D
             difference = above[name].named("difference") if first else {}
             rows.append({"part": part, "measure": name} | one.named("value") | difference)
     return pd.DataFrame(rows)
+
+
+def write_tables(tables: list[pd.DataFrame], out: Path, **about: Any) -> None:
+    """The rows of all tables as JSON, after what is said about them."""
+    rows = json.loads(pd.concat(tables).to_json(orient="records"))
+    write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", out)
 
 
 # ---------------------------------------------------------------- what all ways have in common, and one of them
@@ -124,10 +132,8 @@ class Way:
     def adapters(self) -> WeightsDataset:
         """Everybody's; those that are not there yet are trained now."""
         world, settings = self.world, self.world.profile.finetune
-        sampling, kind = (
-            settings.evaluate.sampling,
-            self.changes.get("instance_prompt", settings.recipe.instance_prompt),
-        )
+        sampling = settings.evaluate.sampling
+        kind = self.changes.get("instance_prompt", settings.recipe.instance_prompt)
         drawn = kind, settings.prior_images, world.val.contexts(), sampling
         prior = {kind: encoded_class_pictures(self.pipeline, *drawn)}
         base = fingerprint(self.pipeline)
@@ -155,7 +161,14 @@ class Way:
 
 
 def world(
-    profile: Profile, work: Path, people: int, gallery: int, train: int, others: int, pictures: int, least: int
+    profile: Profile,
+    work: Path,
+    people: int,
+    gallery: int,
+    train: int,
+    least: int,
+    others: int = 0,
+    pictures: int = 0,
 ) -> World:
     """Rendered people for ``Way``: ``val`` ones, who get adapters and edits, a gallery of them, and ``train`` ones."""
     sets = profile.people.sets
