@@ -8,8 +8,8 @@ alike adapters of `val` people are on pictures that they have not seen, how well
 edits succeed, whether a model sampled from the space is one person, and the seconds that a person took. Each number has
 its 95% interval over people (over samples, where those are judged), and the paired difference from the first way's.
 
-People and adapters are kept in the folder ``--work``: an interrupted run goes on there. Two cores take three minutes for
-a way.
+People and adapters are kept in the folder ``--work``: an interrupted run goes on there. Two cores take three
+minutes for a way.
 """
 
 from pathlib import Path
